@@ -1,0 +1,8 @@
+"""Loaded by Triton's Python backend; the work is done by the installed package."""
+
+from tritext.stages.adapter import StageModel
+from tritext.stages.postprocess import PostprocessStage
+
+
+class TritonPythonModel(StageModel):
+    stage = PostprocessStage

@@ -1,0 +1,8 @@
+"""Checkpoint in, model repository out: inspect, export, engine, parity, commit.
+
+Needs the ``build`` extra (torch, transformers); nothing that serves imports this package.
+"""
+
+from tritext.build.builder import BuildOptions, BuildResult, build
+
+__all__ = ["BuildOptions", "BuildResult", "build"]

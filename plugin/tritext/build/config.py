@@ -1,0 +1,120 @@
+"""From the templates in ``models/`` and ``ensembles/`` to typed Triton configurations.
+
+Templates are parsed, fields are set on the protobuf, the result is printed: nothing is pasted as text.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelEnsembling, ModelInput, ModelOutput
+
+import tritext
+from tritext import contract
+from tritext.contract import Tensor
+from tritext.engines.base import Artefact
+from tritext.errors import RepositoryError
+from tritext.repository import ROLES, read_config, step_name
+from tritext.settings import TaskSettings
+from tritext.tasks import task_named
+
+_TYPES: Final = {
+    "BYTES": DataType.TYPE_STRING,
+    "INT32": DataType.TYPE_INT32,
+    "FP32": DataType.TYPE_FP32,
+    "BOOL": DataType.TYPE_BOOL,
+    "UINT8": DataType.TYPE_UINT8,
+}
+
+
+def templates() -> Path:
+    """The folder that holds ``models`` and ``ensembles``: inside the wheel, or the checkout's root."""
+    package = Path(tritext.__file__).parent
+    for folder in (package / "templates", package.parents[1]):
+        if (folder / "models" / "tokenizer" / "config.pbtxt").is_file():
+            return folder
+    raise RepositoryError("The templates of tritext are missing from its installation. Install tritext again.")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the configurations of one build are made from."""
+
+    name: str
+    build: str
+    settings: TaskSettings
+    artefact: Artefact
+    max_batch_size: int
+
+    @property
+    def encoder_inputs(self) -> tuple[Tensor, ...]:
+        """The encoder's inputs, in the contract's order."""
+        return tuple(t for t in contract.ENCODER_INPUTS if t.name in self.settings.encoder_inputs)
+
+
+def configurations(plan: Plan) -> dict[str, ModelConfig]:
+    """The configuration of each step by role, and of the ensemble under "ensemble"."""
+    task = task_named(plan.settings.task)
+    wiring = {
+        "tokenizer": (task.inputs, (*plan.encoder_inputs, *task.carried, *contract.REPORT)),
+        "encoder": (plan.encoder_inputs, (task.logits,)),
+        "postprocess": ((*task.echoed, *task.carried, task.logits), task.outputs),
+    }
+    configs = {}
+    for role, (inputs, outputs) in wiring.items():
+        template = plan.artefact.template if role == "encoder" else role
+        config = read_config(templates() / "models" / template)
+        if role == "encoder":
+            config.MergeFrom(plan.artefact.config)
+        config.name = step_name(plan.name, role, plan.build)
+        config.max_batch_size = plan.max_batch_size
+        _set_tensors(config, inputs, outputs)
+        configs[role] = config
+    configs["ensemble"] = _ensemble(plan, configs)
+    return configs
+
+
+def _set_tensors(config: ModelConfig, inputs: Iterable[Tensor], outputs: Iterable[Tensor]) -> None:
+    del config.input[:]
+    del config.output[:]
+    config.input.extend(
+        ModelInput(
+            name=t.name, data_type=_TYPES[t.datatype], dims=t.dims, optional=t.optional, allow_ragged_batch=t.ragged
+        )
+        for t in inputs
+    )
+    config.output.extend(ModelOutput(name=t.name, data_type=_TYPES[t.datatype], dims=t.dims) for t in outputs)
+
+
+def _ensemble(plan: Plan, steps: dict[str, ModelConfig]) -> ModelConfig:
+    config = read_config(templates() / "ensembles" / plan.settings.task)
+    config.name = plan.name
+    config.max_batch_size = plan.max_batch_size
+    for role, step in zip(ROLES, config.ensemble_scheduling.step, strict=True):
+        step.model_name = steps[role].name
+        _drop_absent(step, steps[role])
+    values = {
+        contract.PARAM_TASK: plan.settings.task,
+        contract.PARAM_LABELS: json.dumps(plan.settings.labels, ensure_ascii=False),
+        contract.PARAM_MAX_LENGTH: str(plan.settings.max_length),
+        contract.PARAM_BUILD: plan.build,
+        contract.PARAM_VERSION: tritext.__version__,
+    }
+    for key, value in values.items():
+        config.parameters[key].string_value = value
+    return config
+
+
+def _drop_absent(step: ModelEnsembling.Step, config: ModelConfig) -> None:
+    """Unwire the tensors of the template that this checkpoint has no use for."""
+    for wires, tensors in ((step.input_map, config.input), (step.output_map, config.output)):
+        for name in set(wires) - {tensor.name for tensor in tensors}:
+            del wires[name]
+
+
+def write_config(config: ModelConfig, path: Path) -> None:
+    """Print `config` to `path` as protobuf text."""
+    path.write_text(text_format.MessageToString(config, as_utf8=True), encoding="utf-8")

@@ -1,0 +1,76 @@
+"""From a torch module to ONNX."""
+
+import inspect
+import warnings
+from pathlib import Path
+from typing import Any, Final
+
+import onnx
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tritext import contract
+from tritext.contract import Tensor
+from tritext.engines.base import Graph
+from tritext.errors import ExportError
+
+_OPSET: Final = 17
+
+
+class _Encoder(torch.nn.Module):
+    """The checkpoint with named INT32 inputs, in order, and nothing but its logits as output."""
+
+    def __init__(self, model: PreTrainedModel, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.names = names
+        self.eval()  # the exporter puts back the mode of this outermost module, dropout included
+
+    def forward(self, *arrays: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model(**dict(zip(self.names, arrays, strict=True))).logits
+        return logits
+
+
+def input_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """The inputs that the tokenizer gives and the model takes."""
+    accepted = inspect.signature(model.forward).parameters
+    return tuple(
+        tensor.name
+        for tensor in contract.ENCODER_INPUTS
+        if tensor.name in accepted and tensor.name in tokenizer.model_input_names
+    )
+
+
+def export(model: PreTrainedModel, names: tuple[str, ...], logits: Tensor, path: Path) -> Graph:
+    """Trace `model` into an ONNX file at `path` with dynamic batch and length; ExportError where it cannot be."""
+    example = _example(names, int(model.config.pad_token_id or 0), int(model.config.vocab_size))
+    axes: dict[str, dict[int, str]] = {name: {0: "batch", 1: "length"} for name in names}
+    axes["logits"] = {0: "batch", 1: "length"} if len(logits.dims) > 1 else {0: "batch"}
+    options: dict[str, Any] = {
+        "input_names": list(names), "output_names": ["logits"], "dynamic_axes": axes, "opset_version": _OPSET,
+        "dynamo": False,
+    }  # fmt: skip
+    try:
+        with torch.inference_mode(), warnings.catch_warnings():
+            # The tracer warns of every Python branch it fixes; parity over many lengths shows whether one matters.
+            warnings.simplefilter("ignore")
+            torch.onnx.export(_Encoder(model, names), example, str(path), **options)
+        onnx.checker.check_model(str(path))
+    except Exception as error:  # the tracer raises whatever the model's code does
+        detail = str(error).strip().split("\n", maxsplit=1)[0]
+        raise ExportError(f"{type(model).__name__} cannot be exported to ONNX: {detail}") from error
+    kept = {tensor.name for tensor in onnx.load(str(path), load_external_data=False).graph.input}
+    return Graph(path, tuple(name for name in names if name in kept))
+
+
+def _example(names: tuple[str, ...], pad_id: int, vocabulary: int) -> tuple[torch.Tensor, ...]:
+    """Two rows of 16, the second one padded, so that the trace holds what masks do."""
+    ids = torch.randint(0, vocabulary, (2, 16), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
+    mask = torch.ones_like(ids)
+    ids[1, 11:], mask[1, 11:] = pad_id, 0
+    arrays = {
+        contract.INPUT_IDS.name: ids,
+        contract.ATTENTION_MASK.name: mask,
+        contract.TOKEN_TYPE_IDS.name: torch.zeros_like(ids),
+    }
+    return tuple(arrays[name] for name in names)

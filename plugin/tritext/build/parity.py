@@ -1,0 +1,166 @@
+"""Are the built pipeline's answers the checkpoint's own? Token ids must be identical, logits within a bound.
+
+The reference is the checkpoint in PyTorch in fp32 with its own tokenizer in transformers, one text at a time,
+without padding. The pipeline gets all texts in one merged batch, so that padding and grouping are judged too.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tritext import contract
+from tritext.build.checkpoint import Facts
+from tritext.errors import ParityError, TritextError
+from tritext.manifest import Example
+from tritext.pipeline import Pipeline, Trace
+from tritext.settings import TaskSettings
+from tritext.stages.base import Request
+from tritext.tasks import task_named
+from tritext.text.tokenizer import TextInput
+
+# How far a logit may be from the reference, as a share of the largest reference logit (at least 1) of all texts.
+# fp32: rounding in another order of operations; bf16: 8 bits of mantissa through every layer.
+TOLERANCE: Final[Mapping[str, float]] = {"fp32": 1e-4, "bf16": 5e-2}
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """The figures of one comparison. Differences are absolute; `tolerance` is what was allowed."""
+
+    texts: int
+    tokens: int
+    tolerance: dict[str, float]  # logits: the bound on a logit's difference
+    max_logit_difference: float
+    mean_logit_difference: float
+    max_score_difference: float
+    labels: int  # decisions compared: one a text, a token, or a class of a multi-label text
+    labels_agree: int
+    near_ties: int  # disagreements where the reference's two best logits are within the bound
+    worst_text: str
+
+
+def reference(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Facts,
+              texts: Sequence[TextInput], advance: Callable[[], None] = lambda: None) -> list[Example]:  # fmt: skip
+    """The checkpoint's own ids and logits for `texts`; `advance` is called after each."""
+    examples = []
+    for item in texts:
+        text, pair = item if isinstance(item, tuple) else (item, None)
+        encoded = tokenizer(text, pair, truncation=True, max_length=facts.max_length, return_tensors="pt")
+        with torch.inference_mode():
+            logits = model(**encoded).logits[0]
+        ids = encoded["input_ids"][0].numpy().astype(np.int32)
+        types = encoded.get("token_type_ids")
+        type_ids = np.zeros_like(ids) if types is None else types[0].numpy().astype(np.int32)
+        examples.append(Example(text, pair, ids, type_ids, logits.float().numpy()))
+        advance()
+    return examples
+
+
+def request_for(example: Example) -> Request:
+    """The request that a client would send for `example`, cut right as the reference is."""
+    inputs: dict[str, NDArray[Any]] = {contract.TEXT.name: _bytes(example.text)}
+    if example.pair is not None:
+        inputs[contract.TEXT_PAIR.name] = _bytes(example.pair)
+    return Request(inputs, {"truncation": "right"})
+
+
+def _bytes(text: str) -> NDArray[np.object_]:
+    array = np.empty((1, 1), dtype=np.object_)
+    array[0, 0] = text.encode()
+    return array
+
+
+def compare(pipeline: Pipeline, examples: Sequence[Example], settings: TaskSettings, precision: str) -> Parity:
+    """Run `examples` through `pipeline`; ParityError shows the worst one where an answer is out of bounds."""
+    traces = pipeline.run([request_for(example) for example in examples])
+    differences: list[NDArray[np.float32]] = []
+    served: list[NDArray[np.float32]] = []
+    for example, trace in zip(examples, traces, strict=True):
+        if isinstance(trace, TritextError):
+            raise ParityError(f"The pipeline fails on {_quote(example)}: {trace}")
+        _check_ids(example, trace)
+        logits = trace.tensors[contract.LOGITS.name][0]
+        served.append(logits)
+        differences.append(np.abs(logits - example.logits))
+    parity = _figures(examples, served, differences, settings, precision)
+    _check_figures(parity, precision)
+    return parity
+
+
+def _check_ids(example: Example, trace: Trace) -> None:
+    ids = trace.tensors[contract.INPUT_IDS.name][0]
+    types = trace.tensors.get(contract.TOKEN_TYPE_IDS.name)
+    same = np.array_equal(ids, example.input_ids) and (
+        types is None or np.array_equal(types[0], example.token_type_ids)
+    )
+    if not same:
+        raise ParityError(
+            f"The token ids of {_quote(example)} are not the checkpoint's: {ids[:12].tolist()} instead of "
+            f"{example.input_ids[:12].tolist()}. The tokenizer's saved form differs from the one transformers loads."
+        )
+
+
+def _figures(examples: Sequence[Example], served: Sequence[NDArray[np.float32]],
+             differences: Sequence[NDArray[np.float32]], settings: TaskSettings, precision: str) -> Parity:  # fmt: skip
+    scale = max(1.0, *(float(np.abs(example.logits).max()) for example in examples))
+    bound = TOLERANCE[precision] * scale
+    expected, margins = _decisions(np.concatenate([np.atleast_2d(example.logits) for example in examples]), settings)
+    got, _ = _decisions(np.concatenate([np.atleast_2d(logits) for logits in served]), settings)
+    disagree = expected != got
+    flat = np.concatenate([difference.reshape(-1) for difference in differences])
+    worst = max(range(len(examples)), key=lambda index: float(differences[index].max()))
+    return Parity(
+        texts=len(examples),
+        tokens=sum(len(example.input_ids) for example in examples),
+        tolerance={"logits": bound},
+        max_logit_difference=float(flat.max()),
+        mean_logit_difference=float(flat.mean()),
+        max_score_difference=_score_difference(examples, served, settings),
+        labels=int(expected.size),
+        labels_agree=int((~disagree).sum()),
+        near_ties=int((disagree & (margins <= 2 * bound)).sum()),
+        worst_text=_quote(examples[worst]),
+    )
+
+
+def _decisions(logits: NDArray[np.float32], settings: TaskSettings) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """What each row of `logits` [R, C] decides, and by what margin: the best class, or yes and no for each class."""
+    if settings.problem_type == "multi_label_classification" or logits.shape[1] == 1:
+        return logits > 0, np.abs(logits)
+    ranked = np.sort(logits, axis=-1)
+    return logits.argmax(axis=-1), ranked[:, -1] - ranked[:, -2]
+
+
+def _score_difference(
+    examples: Sequence[Example], served: Sequence[NDArray[np.float32]], settings: TaskSettings
+) -> float:
+    scores = task_named(settings.task).scores
+    return max(
+        float(np.abs(scores(got, settings) - scores(example.logits, settings)).max())
+        for example, got in zip(examples, served, strict=True)
+    )
+
+
+def _check_figures(parity: Parity, precision: str) -> None:
+    bound = parity.tolerance["logits"]
+    if not parity.max_logit_difference <= bound:  # NaN is out of bounds too
+        raise ParityError(
+            f"The pipeline's logits differ from the checkpoint's by up to {parity.max_logit_difference:.3g}, more than "
+            f"the {bound:.3g} allowed in {precision}; the worst text is {parity.worst_text}. "
+            + ("Build with --precision fp32." if precision != "fp32" else "Try the other --engine, and report this.")
+        )
+
+
+def _quote(example: Example) -> str:
+    text = example.text if example.pair is None else f"{example.text} | {example.pair}"
+    return repr(text if len(text) <= 60 else text[:57] + "…")
+
+
+def as_json(parity: Parity) -> dict[str, Any]:
+    """For the manifest."""
+    return asdict(parity)

@@ -1,0 +1,46 @@
+"""The command line: each command reads its options and makes one call into the package."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+import tritext
+from tritext.cli.build import build
+from tritext.cli.classify import classify
+from tritext.cli.inspect import inspect
+from tritext.cli.serve import serve
+from tritext.errors import InvalidInput, TritextError
+
+app = typer.Typer(
+    name="tritext",
+    help="Serve a Hugging Face BERT-family checkpoint on NVIDIA Triton: raw text in, labels out, in one call.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (build, inspect, serve, classify):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tritext {tritext.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    del version
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one sentence on stderr and exit code 1 (2: the input's fault)."""
+    try:
+        app()
+    except TritextError as error:
+        typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
+        typer.echo(str(error), err=True)
+        sys.exit(2 if isinstance(error, InvalidInput) else 1)

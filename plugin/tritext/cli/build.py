@@ -1,0 +1,69 @@
+"""`tritext build`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from tritext.cli.progress import TerminalProgress
+from tritext.errors import BuildError
+
+
+def build(
+    checkpoint: Annotated[str, typer.Argument(help="A directory that `save_pretrained` wrote, or a hub id.")],
+    name: Annotated[str, typer.Option(help="The model's name, which clients call.")],
+    out: Annotated[Path, typer.Option(help="The model repository; made where it is missing.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    engine: Annotated[str, typer.Option(help="openvino or onnxruntime.")] = "openvino",
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    task: Annotated[str | None, typer.Option(help="Instead of the checkpoint's own.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Label names by class index, separated by commas.")] = None,
+    problem_type: Annotated[
+        str | None,
+        typer.Option(help="single_label_classification, multi_label_classification or regression."),
+    ] = None,
+    max_length: Annotated[int | None, typer.Option(help="Most tokens a text, special tokens included.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="A directory with another tokenizer.")] = None,
+    max_batch_size: Annotated[int, typer.Option(help="Most texts a request.")] = 256,
+    default: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Default of a request parameter, e.g. truncation=error."),
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Build even where nothing changed.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+) -> None:
+    """Build CHECKPOINT into a Triton model repository, and check its answers against the checkpoint's own."""
+    try:
+        from tritext import build as building
+        from tritext.build.checkpoint import Overrides
+        from tritext.build.source import locate
+    except ImportError as error:
+        raise BuildError(
+            f"Building needs {error.name}, which is not installed. Install it with: pip install 'tritext[build]'"
+        ) from error
+    options = building.BuildOptions(
+        name=name,
+        repository=out,
+        engine=engine,
+        precision=precision,
+        max_batch_size=max_batch_size,
+        overrides=Overrides(task, labels.split(",") if labels else None, problem_type, max_length, tokenizer),
+        defaults=_defaults(default or []),
+        force=force,
+    )
+    with TerminalProgress(Console(stderr=True)) as progress:
+        result = building.build(locate(checkpoint, revision), options, progress)
+    typer.echo(result.manifest.to_json() if as_json else _summary(result.model.name, out, changed=result.changed))
+
+
+def _defaults(pairs: list[str]) -> dict[str, Any]:
+    for pair in pairs:
+        if "=" not in pair:
+            raise typer.BadParameter(f"{pair!r} has no '='", param_hint="--default")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _summary(name: str, out: Path, *, changed: bool) -> str:
+    verb = "Built" if changed else "Already built, nothing changed:"
+    return f"{verb} {name}. Serve it with: tritext serve {out}"

@@ -1,0 +1,92 @@
+"""`tritext inspect`."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tritext import repository
+from tritext.errors import BuildError
+from tritext.manifest import Manifest
+
+
+def inspect(
+    target: Annotated[str, typer.Argument(metavar="CHECKPOINT|REPO", help="A checkpoint or a model repository.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what would be built of a CHECKPOINT, or what was built into a REPO."""
+    folder = Path(target)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        manifests = [model.manifest() for model in repository.models(folder)]
+        if not manifests:
+            raise BuildError(f"{target} holds neither a checkpoint (config.json) nor a model that tritext built.")
+        _show([_built(manifest) for manifest in manifests], [asdict(m) for m in manifests], as_json=as_json)
+    else:
+        facts = _read_checkpoint(target, revision)
+        _show([facts], [facts], as_json=as_json)
+
+
+def _read_checkpoint(target: str, revision: str | None) -> dict[str, Any]:
+    try:
+        from tritext.build.checkpoint import Overrides, inspect
+        from tritext.build.source import locate
+    except ImportError as error:
+        raise BuildError(
+            f"Reading a checkpoint needs {error.name}, which is not installed. Install it with: "
+            "pip install 'tritext[build]'"
+        ) from error
+    facts, _ = inspect(locate(target, revision), Overrides())
+    return {
+        "checkpoint": facts.source.name,
+        "revision": facts.source.revision,
+        "architecture": facts.architecture,
+        "task": facts.task,
+        "labels": list(facts.labels),
+        "problem_type": facts.problem_type,
+        "max_length": facts.max_length,
+        "tokenizer": f"{facts.tokenizer_class}, {facts.vocabulary} tokens",
+    }
+
+
+def _built(manifest: Manifest) -> dict[str, Any]:
+    parity = manifest.parity
+    return {
+        "model": manifest.name,
+        "build": f"{manifest.build}, {manifest.created}, tritext {manifest.tritext}",
+        "checkpoint": f"{manifest.checkpoint['source']} ({manifest.checkpoint['architecture']})",
+        "task": manifest.task,
+        "labels": list(manifest.labels),
+        "problem_type": manifest.problem_type,
+        "max_length": manifest.max_length,
+        "max_batch_size": manifest.max_batch_size,
+        "engine": " ".join(str(value) for value in manifest.engine.values()),
+        "parity": f"{parity['texts']} texts: ids identical, labels {parity['labels_agree']}/{parity['labels']}, logits "
+        f"within {parity['max_logit_difference']:.1e}",
+    }
+
+
+def _show(tables: list[dict[str, Any]], documents: list[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(documents, indent=2, ensure_ascii=False))
+        return
+    console = Console()
+    for facts in tables:
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        table.add_column(style="bold")
+        table.add_column()
+        for key, value in facts.items():
+            table.add_row(key.replace("_", " "), _text(value))
+        console.print(table)
+        console.print()
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        shown = ", ".join(value[:12])
+        return shown if len(value) <= 12 else f"{shown}, … ({len(value)} in all)"
+    return "not said" if value is None else str(value)

@@ -1,0 +1,78 @@
+"""Everything tritext raises on purpose.
+
+::
+
+    TritextError
+    ├── InvalidInput          a request's own fault: an input, a parameter; the server says INVALID_ARG
+    ├── BuildError            a model could not be built
+    │   ├── CheckpointError   the checkpoint cannot be read, or is of a kind not supported
+    │   ├── ExportError       the exporter or the engine refuses the graph
+    │   ├── ParityError       the built pipeline's answers are not the checkpoint's
+    │   └── RepositoryError   the repository is damaged, or a name is taken
+    ├── EngineError           an engine is missing or cannot run its artefact
+    ├── ServeError            the server is not found, does not start, or does not get ready
+    └── ClientError           a call to a server failed, and not through its input
+        ├── Unavailable       nobody answers there, or the server refuses for now: worth another try
+        ├── DeadlineExceeded  no answer within the timeout
+        ├── ModelNotFound     the server has no such model, or it is not ready
+        └── ServerFault       the server failed inside; its log says more
+
+A message is a whole sentence or two: what was wrong, where, and what to do. It is shown as it stands to
+callers and on the command line, without a traceback.
+"""
+
+
+class TritextError(Exception):
+    """The root of the tree above."""
+
+
+class InvalidInput(TritextError):
+    """A request that can never succeed as it was sent."""
+
+
+class BuildError(TritextError):
+    """A model could not be built."""
+
+
+class CheckpointError(BuildError):
+    """The checkpoint cannot be read, or is of a kind that is not supported."""
+
+
+class ExportError(BuildError):
+    """The exporter or the engine's compiler refuses the graph."""
+
+
+class ParityError(BuildError):
+    """The built pipeline does not give the checkpoint's answers."""
+
+
+class RepositoryError(BuildError):
+    """The model repository is damaged, or a name in it is taken."""
+
+
+class EngineError(TritextError):
+    """An engine is not installed or cannot load or run its artefact."""
+
+
+class ServeError(TritextError):
+    """The server is not found, does not start, or does not get ready."""
+
+
+class ClientError(TritextError):
+    """A call to a server failed for a reason other than its input."""
+
+
+class Unavailable(ClientError):
+    """Nobody answers at the address, or the server refuses for now."""
+
+
+class DeadlineExceeded(ClientError):
+    """No answer came within the timeout."""
+
+
+class ModelNotFound(ClientError):
+    """The server has no model of that name, or it is not ready."""
+
+
+class ServerFault(ClientError):
+    """The server failed inside."""

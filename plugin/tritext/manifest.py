@@ -1,0 +1,103 @@
+"""What was built: the record that lies beside every build of a model.
+
+``REPO/NAME/builds/BUILD/manifest.json`` and, next to it, ``reference.npz``: the checkpoint's own token ids
+and logits for a few real texts, so that whoever serves can check the engine on the machine that runs it
+without torch.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tritext.errors import RepositoryError
+
+SCHEMA: Final = 1
+MANIFEST: Final = "manifest.json"
+REFERENCE: Final = "reference.npz"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One build of one model. Paths are relative to the repository; hashes are SHA-256 in hex."""
+
+    name: str
+    build: str
+    created: str  # ISO 8601, UTC
+    tritext: str
+    task: str
+    labels: tuple[str, ...]
+    problem_type: str | None
+    max_length: int
+    max_batch_size: int
+    checkpoint: Mapping[str, Any]  # source, revision, architecture, model_type, files
+    engine: Mapping[str, Any]  # name, precision, and the versions that made the artefact
+    steps: Mapping[str, str]  # role ("tokenizer", "encoder", "postprocess") -> Triton model name
+    files: Mapping[str, str]  # path -> hash
+    versions: Mapping[str, str]  # package -> version, at build
+    parity: Mapping[str, Any]  # the figures, see build/parity.py
+    schema: int = field(default=SCHEMA)
+
+    def to_json(self) -> str:
+        """The manifest as indented JSON."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read the manifest in `folder`; RepositoryError where there is none or it is of another schema."""
+        path = folder / MANIFEST
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RepositoryError(f"{path} cannot be read ({error}). Build the model again.") from error
+        schema = values.get("schema") if isinstance(values, dict) else None
+        if schema != SCHEMA:
+            raise RepositoryError(
+                f"{path} has schema {schema!r}, this tritext reads {SCHEMA}. Build the model again, or use the "
+                "version of tritext that built it."
+            )
+        missing = sorted({f.name for f in fields(cls)} - values.keys())
+        if missing:
+            raise RepositoryError(f"{path} lacks {', '.join(missing)}. Build the model again.")
+        values["labels"] = tuple(values["labels"])
+        return cls(**{f.name: values[f.name] for f in fields(cls)})
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One reference text with the checkpoint's ids [L] (INT32), type ids [L] and logits (FP32, any shape)."""
+
+    text: str
+    pair: str | None
+    input_ids: NDArray[np.int32]
+    token_type_ids: NDArray[np.int32]
+    logits: NDArray[np.float32]
+
+
+def write_reference(folder: Path, examples: list[Example]) -> None:
+    """Write `examples` to ``reference.npz`` in `folder`. No pickles: texts are stored as JSON in a byte array."""
+    texts = json.dumps([[e.text, e.pair] for e in examples]).encode()
+    arrays: dict[str, NDArray[Any]] = {"texts": np.frombuffer(texts, dtype=np.uint8)}
+    for index, example in enumerate(examples):
+        arrays[f"ids.{index}"] = example.input_ids
+        arrays[f"types.{index}"] = example.token_type_ids
+        arrays[f"logits.{index}"] = example.logits
+    np.savez(folder / REFERENCE, **arrays)
+
+
+def read_reference(folder: Path) -> list[Example]:
+    """Read what `write_reference` wrote; RepositoryError where it is missing or damaged."""
+    path = folder / REFERENCE
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            texts = json.loads(arrays["texts"].tobytes())
+            return [
+                Example(text, pair, arrays[f"ids.{i}"], arrays[f"types.{i}"], arrays[f"logits.{i}"])
+                for i, (text, pair) in enumerate(texts)
+            ]
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise RepositoryError(f"{path} cannot be read ({error}). Build the model again.") from error

@@ -1,0 +1,139 @@
+"""Request parameters: typed, validated in one place, with defaults that a build may change.
+
+A task's parameters are the fields of a frozen dataclass; each is declared once, by `parameter`. Values
+may come as their own type or as a string ("0.5"), since clients and protocols differ in what they can send.
+"""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeVar
+
+from tritext.errors import InvalidInput
+
+Truncation = Literal["error", "right", "left"]
+
+# Triton's own request parameters, and headers that a server may be set up to forward as parameters. A header
+# name with a hyphen is told from ours by that alone.
+RESERVED: Final = frozenset(
+    {"binary_data_output", "classification", "priority", "sequence_end", "sequence_id", "sequence_start", "timeout",
+     "unary", "stream"}
+)  # fmt: skip
+HEADERS: Final = frozenset(
+    {"accept", "authority", "authorization", "baggage", "connection", "cookie", "date", "expect", "forwarded", "from",
+     "host", "origin", "pragma", "priority", "range", "referer", "te", "traceparent", "tracestate", "trailer",
+     "upgrade", "via", "warning", "b3"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How one parameter is read: `parse` raises ValueError or TypeError for what is not `expects`."""
+
+    expects: str
+    parse: Callable[[object], Any]
+
+
+def parameter(default: Any, rule: Rule) -> Any:
+    """Declare a field of a parameters dataclass."""
+    return dataclasses.field(default=default, metadata={"rule": rule})
+
+
+def choice(*allowed: str) -> Rule:
+    """One of a few words; case does not matter, as in transformers."""
+
+    def parse(value: object) -> str:
+        word = value.lower() if isinstance(value, str) else value
+        if word not in allowed:
+            raise ValueError
+        return str(word)
+
+    return Rule("one of " + ", ".join(allowed), parse)
+
+
+def _integer(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise TypeError
+    return int(value)
+
+
+def _top_k(value: object) -> int | None:
+    if isinstance(value, str) and value.lower() == "all":
+        return None
+    number = _integer(value)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _probability(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise TypeError
+    number = float(value)
+    if not 0.0 <= number <= 1.0:
+        raise ValueError
+    return number
+
+
+def _names(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        text = value.strip()
+        value = json.loads(text) if text.startswith("[") else [part.strip() for part in text.split(",") if part.strip()]
+    if not isinstance(value, Sequence) or not all(isinstance(part, str) for part in value):
+        raise ValueError
+    return tuple(value)
+
+
+TOP_K: Final = Rule('a whole number of at least 1, or "all"', _top_k)
+PROBABILITY: Final = Rule("a number from 0 to 1", _probability)
+NAMES: Final = Rule('names separated by commas, or a JSON list of strings such as ["O", "MISC"]', _names)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What every task takes. ``truncation``: what to do with a text longer than the model's maximum."""
+
+    truncation: Truncation = parameter("right", choice("error", "right", "left"))
+
+
+P = TypeVar("P", bound=Parameters)
+
+
+def parse(kind: type[P], sent: Mapping[str, object], defaults: Mapping[str, object] | None = None) -> P:
+    """Read the parameters `sent` with a request into `kind`, over the build's `defaults`.
+
+    InvalidInput names the parameter, what was sent and what is expected.
+    """
+    rules: dict[str, Rule] = {field.name: field.metadata["rule"] for field in dataclasses.fields(kind)}
+    values: dict[str, Any] = {}
+    for name, value in {**(defaults or {}), **sent}.items():
+        if name in rules:
+            values[name] = _read(name, value, rules[name])
+        elif not _is_foreign(name):
+            raise InvalidInput(_unknown(name, sorted(rules)))
+    return kind(**values)
+
+
+def _read(name: str, value: object, rule: Rule) -> Any:
+    try:
+        return rule.parse(value)
+    except (ValueError, TypeError, RecursionError):
+        raise InvalidInput(f"Parameter {name} is {_shorten(value)}; it must be {rule.expects}.") from None
+
+
+def _is_foreign(name: str) -> bool:
+    lower = name.lower()
+    return "-" in name or lower in RESERVED or lower in HEADERS or lower.startswith(("triton_", ":"))
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name.lower(), known, n=1)
+    hint = f"Did you mean {near[0]}?" if near else f"This model takes {', '.join(known)}."
+    return f"Parameter {_shorten(name)} is unknown. {hint}"
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "…"

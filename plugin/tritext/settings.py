@@ -1,0 +1,49 @@
+"""What a stage needs to know of its model: ``settings.json`` in the stage's version folder."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+SETTINGS: Final = "settings.json"
+TOKENIZER: Final = "tokenizer.json"
+
+
+class _Stored:
+    """A dataclass that is written as JSON and read back; lists come back as tuples."""
+
+    def write(self, folder: Path) -> None:
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False)  # type: ignore[call-overload]
+        (folder / SETTINGS).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        values = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+@dataclass(frozen=True)
+class TaskSettings(_Stored):
+    """Read by the tokenizer and the postprocess stage."""
+
+    task: str
+    labels: tuple[str, ...]  # by class index
+    problem_type: str | None
+    max_length: int  # tokens, special tokens included
+    encoder_inputs: tuple[str, ...]  # of contract.ENCODER_INPUTS, those that the graph takes
+    pad_id: int
+    unk_id: int | None
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # of request parameters, chosen at build
+
+
+@dataclass(frozen=True)
+class EngineSettings(_Stored):
+    """Read by the encoder stage."""
+
+    engine: str
+    precision: str
+    artefact: str  # file name
+    inputs: tuple[str, ...]
+    pad_id: int
+    options: Mapping[str, Any] = field(default_factory=dict)

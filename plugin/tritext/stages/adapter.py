@@ -1,0 +1,63 @@
+"""Stages as Triton Python-backend models. The only module that knows `triton_python_backend_utils`.
+
+Source of the interface: the README of Triton's Python backend.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import numpy as np
+import triton_python_backend_utils as pb_utils  # exists only inside Triton's stub process
+
+from tritext.errors import InvalidInput, TritextError
+from tritext.stages.base import Answer, Request, Stage, process_isolated
+
+_LEVELS: Final = {logging.DEBUG: "log_verbose", logging.INFO: "log_info", logging.WARNING: "log_warn"}
+
+
+class StageModel:
+    """Base of each ``TritonPythonModel``: a subclass names its `stage`."""
+
+    stage: ClassVar[type[Stage]]
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Called once, when Triton loads the model."""
+        logging.getLogger("tritext").addHandler(_TritonLog())
+        folder = Path(args["model_repository"]) / args["model_version"]
+        self._stage = self.stage.load(folder)
+        config = json.loads(args["model_config"])
+        self._inputs = [tensor["name"] for tensor in config["input"]]
+        self._outputs = [tensor["name"] for tensor in config["output"]]
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Called with every batch; one response for each request, in order."""
+        answers = process_isolated(self._stage, [self._read(request) for request in requests])
+        return [self._response(answer) for answer in answers]
+
+    def _read(self, request: Any) -> Request:
+        inputs = {}
+        for name in self._inputs:
+            tensor = pb_utils.get_input_tensor_by_name(request, name)
+            if tensor is not None:
+                inputs[name] = tensor.as_numpy()
+        return Request(inputs, json.loads(request.parameters() or "{}"))
+
+    def _response(self, answer: Answer | TritextError) -> Any:
+        if isinstance(answer, TritextError):
+            is_callers = isinstance(answer, InvalidInput)
+            code = pb_utils.TritonError.INVALID_ARG if is_callers else pb_utils.TritonError.INTERNAL
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), code))
+        return pb_utils.InferenceResponse(
+            [pb_utils.Tensor(name, np.ascontiguousarray(answer[name])) for name in self._outputs]
+        )
+
+
+class _TritonLog(logging.Handler):
+    """Sends records to Triton's own log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        write = getattr(pb_utils.Logger, _LEVELS.get(record.levelno, "log_error"))
+        write(self.format(record))

@@ -1,0 +1,32 @@
+"""The last step: logits in, labels out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from tritext import contract, parameters
+from tritext.errors import TritextError
+from tritext.settings import TaskSettings
+from tritext.stages.base import Answer, Request
+from tritext.tasks import task_named
+
+
+class PostprocessStage:
+    """Runs the task's `answer` on each request."""
+
+    def __init__(self, settings: TaskSettings) -> None:
+        self._settings = settings
+        self._task = task_named(settings.task)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Make the stage from its version folder (``settings.json``)."""
+        return cls(TaskSettings.read(folder))
+
+    def process(self, requests: Sequence[Request]) -> list[Answer | TritextError]:
+        """The task's outputs for each request; its parameters were already judged by the first step."""
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Request) -> Answer:
+        read = parameters.parse(self._task.parameters, request.parameters, self._settings.defaults)
+        return self._task.answer(request.inputs[contract.LOGITS.name], request.inputs, self._settings, read)

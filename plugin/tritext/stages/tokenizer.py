@@ -1,0 +1,134 @@
+"""The first step: texts in, token ids out, and the only place where a request is judged."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tritext import contract, parameters
+from tritext.errors import InvalidInput, TritextError
+from tritext.parameters import Parameters
+from tritext.settings import TOKENIZER, TaskSettings
+from tritext.stages.base import Answer, Request
+from tritext.tasks import task_named
+from tritext.text.tokenizer import Encoded, TextInput, TextTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    texts: list[TextInput]
+    parameters: Parameters
+
+
+class TokenizerStage:
+    """Validates each request by itself, then tokenizes all their texts at once."""
+
+    def __init__(self, settings: TaskSettings, tokenizer: TextTokenizer) -> None:
+        self._settings = settings
+        self._task = task_named(settings.task)
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Make the stage from its version folder (``settings.json``, ``tokenizer.json``)."""
+        settings = TaskSettings.read(folder)
+        carries_offsets = contract.OFFSETS in task_named(settings.task).carried
+        tokenizer = TextTokenizer(
+            folder / TOKENIZER, settings.max_length, with_offsets=carries_offsets, unk_id=settings.unk_id
+        )
+        return cls(settings, tokenizer)
+
+    def process(self, requests: Sequence[Request]) -> list[Answer | TritextError]:
+        """Token ids [N, L] and what the task carries, padded to the longest text of each request."""
+        jobs = [self._judge(request) for request in requests]
+        good = [job for job in jobs if isinstance(job, _Job)]
+        texts = [text for job in good for text in job.texts]
+        sides = [job.parameters.truncation for job in good for _ in job.texts]
+        encoded = iter(self._tokenizer.encode(texts, sides))
+        answers: list[Answer | TritextError] = []
+        for job in jobs:
+            if isinstance(job, InvalidInput):
+                answers.append(job)
+            else:
+                answers.append(self._answer(job, [next(encoded) for _ in job.texts]))
+        return answers
+
+    def _judge(self, request: Request) -> _Job | InvalidInput:
+        try:
+            read = parameters.parse(self._task.parameters, request.parameters, self._settings.defaults)
+            return _Job(_texts(request), read)
+        except InvalidInput as error:
+            return error
+
+    def _answer(self, job: _Job, rows: list[Encoded]) -> Answer | InvalidInput:
+        if job.parameters.truncation == "error":
+            for index, row in enumerate(rows):
+                if row.truncated:
+                    return InvalidInput(
+                        f"TEXT[{index}] has {row.count} tokens, this model takes {self._settings.max_length}. Shorten "
+                        "it, or send the parameter truncation=right or truncation=left."
+                    )
+        return self._padded(rows)
+
+    def _padded(self, rows: list[Encoded]) -> Answer:
+        length = max(len(row.input_ids) for row in rows)
+        shape = (len(rows), length)
+        answer: Answer = {
+            contract.INPUT_IDS.name: np.full(shape, self._settings.pad_id, dtype=np.int32),
+            contract.ATTENTION_MASK.name: np.zeros(shape, dtype=np.int32),
+            contract.TOKEN_COUNT.name: np.array([[row.count] for row in rows], dtype=np.int32),
+            contract.TRUNCATED.name: np.array([[row.truncated] for row in rows], dtype=np.bool_),
+        }
+        if contract.TOKEN_TYPE_IDS.name in self._settings.encoder_inputs:
+            answer[contract.TOKEN_TYPE_IDS.name] = np.zeros(shape, dtype=np.int32)
+        if contract.OFFSETS in self._task.carried:
+            answer[contract.OFFSETS.name] = np.zeros((*shape, 2), dtype=np.int32)
+            answer[contract.TOKEN_KIND.name] = np.full(shape, contract.SPECIAL, dtype=np.uint8)
+        for index, row in enumerate(rows):
+            _fill(answer, index, row)
+        return answer
+
+
+def _texts(request: Request) -> list[TextInput]:
+    """The request's texts; where TEXT_PAIR was sent every row is a pair, also when it is empty."""
+    firsts = decode(request.inputs[contract.TEXT.name], contract.TEXT.name)
+    pairs = request.inputs.get(contract.TEXT_PAIR.name)
+    if pairs is None:
+        return list(firsts)
+    seconds = decode(pairs, contract.TEXT_PAIR.name)
+    if len(seconds) != len(firsts):
+        raise InvalidInput(f"TEXT_PAIR has {len(seconds)} rows, TEXT has {len(firsts)}. Send one second text for each.")
+    return list(zip(firsts, seconds, strict=True))
+
+
+def _fill(answer: Answer, index: int, row: Encoded) -> None:
+    size = len(row.input_ids)
+    answer[contract.ATTENTION_MASK.name][index, :size] = 1
+    values = {
+        contract.INPUT_IDS.name: row.input_ids,
+        contract.TOKEN_TYPE_IDS.name: row.token_type_ids,
+        contract.OFFSETS.name: row.offsets,
+        contract.TOKEN_KIND.name: row.kinds,
+    }
+    for name, value in values.items():
+        if name in answer and value is not None:
+            answer[name][index, :size] = value
+
+
+def decode(array: NDArray[Any], name: str) -> list[str]:
+    """The texts in a BYTES tensor [N, 1]; InvalidInput names the row that is not UTF-8, or an empty tensor."""
+    if array.size == 0:
+        raise InvalidInput(f"{name} is empty. Send at least one text.")
+    texts = []
+    for index, raw in enumerate(array.reshape(-1)):
+        try:
+            texts.append(raw.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise InvalidInput(
+                f"{name}[{index}] is not valid UTF-8: byte {error.start} cannot be decoded ({error.reason}). Encode "
+                "texts as UTF-8."
+            ) from None
+    return texts

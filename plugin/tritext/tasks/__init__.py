@@ -1,0 +1,17 @@
+"""The tasks, by name."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from tritext.errors import CheckpointError
+from tritext.tasks import text_classification, token_classification
+from tritext.tasks.base import Task
+
+TASKS: Final[Mapping[str, Task]] = {task.name: task for task in (text_classification.TASK, token_classification.TASK)}
+
+
+def task_named(name: str) -> Task:
+    """The task called `name`; CheckpointError names the ones there are."""
+    if name not in TASKS:
+        raise CheckpointError(f"Task {name!r} is not supported. Supported tasks: {', '.join(TASKS)}.")
+    return TASKS[name]

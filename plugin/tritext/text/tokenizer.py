@@ -1,0 +1,112 @@
+"""The checkpoint's tokenizer, run in batches, with nothing of its output changed but by truncation."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
+
+from tritext import contract
+from tritext.parameters import Truncation
+from tritext.text.truncation import SPECIAL, kept
+
+# A text, or a pair of texts.
+TextInput = str | tuple[str, str]
+
+_SPACE: Final = ord(" ")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One text as the model will see it; L tokens, at most the model's maximum.
+
+    `count` is the number of tokens before truncation. `offsets` [L, 2] and `kinds` [L] are None unless asked for.
+    """
+
+    input_ids: NDArray[np.int32]
+    token_type_ids: NDArray[np.int32]
+    count: int
+    truncated: bool
+    offsets: NDArray[np.int32] | None = None
+    kinds: NDArray[np.uint8] | None = None
+
+
+class TextTokenizer:
+    """Encodes texts with the tokenizer in `path` (a ``tokenizer.json``).
+
+    `with_offsets` also finds where each token lies in the text and whether it starts a word; `unk_id` is the
+    unknown token, always a word of its own.
+    """
+
+    def __init__(self, path: Path, max_length: int, *, with_offsets: bool = False, unk_id: int | None = None) -> None:
+        self._tokenizer = Tokenizer.from_file(str(path))
+        # Truncation and padding are ours: per request the first, per batch the second.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._max_length = max_length
+        self._with_offsets = with_offsets
+        self._words = WordStarts(self._tokenizer, unk_id) if with_offsets else None
+
+    def encode(self, texts: Sequence[TextInput], sides: Sequence[Truncation]) -> list[Encoded]:
+        """Encode `texts`, cutting each at its side of `sides` where it is too long ("error" is cut right)."""
+        encode = self._tokenizer.encode_batch if self._with_offsets else self._tokenizer.encode_batch_fast
+        encodings = encode(list(texts))
+        return [self._finish(*item) for item in zip(encodings, texts, sides, strict=True)]
+
+    def _finish(self, encoding: Encoding, text: TextInput, side: Truncation) -> Encoded:
+        count = len(encoding)
+        picked: Any = slice(None)
+        if count > self._max_length:
+            sequence = np.array([SPECIAL if s is None else s for s in encoding.sequence_ids], dtype=np.int8)
+            picked = kept(sequence, self._max_length, side)
+        ids = np.array(encoding.ids, dtype=np.int32)[picked]
+        types = np.array(encoding.type_ids, dtype=np.int32)[picked]
+        if self._words is None:
+            return Encoded(ids, types, count, count > self._max_length)
+        offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)[picked]
+        special = np.array(encoding.special_tokens_mask, dtype=np.bool_)[picked]
+        kinds = self._words.kinds(text if isinstance(text, str) else text[0], ids, offsets, special)
+        return Encoded(ids, types, count, count > self._max_length, offsets, kinds)
+
+
+class WordStarts:
+    """Tells which tokens go on with a word, by the rule of transformers' TokenClassificationPipeline.
+
+    A WordPiece token whose string is longer than the text it covers carries a prefix such as "##". Where the
+    model has no such prefix, a token starts a word if there is a space right before it or at its start.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, unk_id: int | None) -> None:
+        model = json.loads(tokenizer.to_str())["model"]
+        self._unk_id = -1 if unk_id is None else unk_id
+        self._lengths: NDArray[np.int32] | None = None
+        if model.get("continuing_subword_prefix"):
+            vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+            self._lengths = np.zeros(max(vocabulary.values()) + 1, dtype=np.int32)
+            for token, index in vocabulary.items():
+                self._lengths[index] = len(token)
+
+    def kinds(
+        self, text: str, ids: NDArray[np.int32], offsets: NDArray[np.int32], special: NDArray[np.bool_]
+    ) -> NDArray[np.uint8]:
+        """WORD_START, SUBWORD or SPECIAL for each token, [L]."""
+        starts, ends = offsets[:, 0], offsets[:, 1]
+        if self._lengths is not None:
+            subword = self._lengths[ids] != ends - starts
+        else:
+            subword = (starts > 0) & ~_touches_space(text, starts)
+        kinds = np.where(subword & (ids != self._unk_id), contract.SUBWORD, contract.WORD_START)
+        kinds[special] = contract.SPECIAL
+        return kinds.astype(np.uint8)
+
+
+def _touches_space(text: str, starts: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Whether there is a space at position start - 1 or start."""
+    points = np.frombuffer((text + "\0").encode("utf-32-le"), dtype=np.uint32)
+    is_space = points == _SPACE
+    touches: NDArray[np.bool_] = is_space[np.maximum(starts - 1, 0)] | is_space[starts]
+    return touches
