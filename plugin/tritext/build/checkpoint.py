@@ -86,7 +86,8 @@ def load_model(facts: Facts) -> PreTrainedModel:
     if missing:
         some = ", ".join(missing[:4]) + (" …" if len(missing) > 4 else "")
         raise CheckpointError(
-            f"{facts.source.name} has no weights for {some}: it was not fine-tuned for {facts.task}, and random weights would answer. Fine-tune it first, or check --task."
+            f"{facts.source.name} has no weights for {some}: it was not fine-tuned for {facts.task}, and random "
+            "weights would answer. Fine-tune it first, or check --task."
         )
     return model.eval()  # type: ignore[no-any-return]
 

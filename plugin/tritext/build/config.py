@@ -67,7 +67,7 @@ def configurations(plan: Plan) -> dict[str, ModelConfig]:
     for role, (inputs, outputs) in wiring.items():
         template = plan.artefact.template if role == "encoder" else role
         config = read_config(templates() / "models" / template)
-        if role == "encoder":
+        if role == "encoder" and plan.artefact.config is not None:
             config.MergeFrom(plan.artefact.config)
         config.name = step_name(plan.name, role, plan.build)
         config.max_batch_size = plan.max_batch_size

@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from tritext.settings import EngineSettings
+
+if TYPE_CHECKING:  # the encoder's process runs engines, and must not pay for gRPC
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 Precision = Literal["fp32", "bf16"]
 
@@ -26,13 +28,13 @@ class Graph:
 class Artefact:
     """What an engine made: a file in the step's version folder, and what its Triton configuration needs.
 
-    `template` is the folder of `models/` that runs it; `config` is merged over that template.
+    `template` is the folder of `models/` that runs it; `config`, where there is one, is merged over that template.
     """
 
     file: str
     template: str
-    config: ModelConfig
     versions: Mapping[str, str]
+    config: "ModelConfig | None" = None
 
 
 class Runner(Protocol):
@@ -56,6 +58,3 @@ class Engine(Protocol):
     def runner(self, path: Path, settings: EngineSettings) -> Runner:
         """Load the artefact at `path`. EngineError where this machine cannot."""
         ...
-
-
-Options = Mapping[str, Any]

@@ -7,7 +7,6 @@ from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from tritext.engines.base import Artefact, Graph, Precision, Runner
 from tritext.errors import EngineError, ExportError
@@ -30,7 +29,7 @@ class OnnxRuntime:
         except Exception as error:
             raise ExportError(f"ONNX Runtime cannot load the exported graph: {error}") from error
         shutil.copyfile(graph.path, folder / "model.onnx")
-        return Artefact("model.onnx", "encoder_python", ModelConfig(), {"onnxruntime": onnxruntime.__version__})
+        return Artefact("model.onnx", "encoder_python", {"onnxruntime": onnxruntime.__version__})
 
     def runner(self, path: Path, settings: EngineSettings) -> Runner:
         """Open a session on ``model.onnx``."""

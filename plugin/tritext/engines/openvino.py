@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from tritext.engines.base import Artefact, Graph, Precision, Runner
 from tritext.errors import EngineError, ExportError
@@ -31,7 +30,7 @@ class OpenVino:
         except Exception as error:
             raise ExportError(f"OpenVINO cannot convert the exported graph: {error}") from error
         openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
-        return Artefact("model.xml", "encoder_python", ModelConfig(), {"openvino": openvino.__version__})
+        return Artefact("model.xml", "encoder_python", {"openvino": openvino.__version__})
 
     def runner(self, path: Path, settings: EngineSettings) -> Runner:
         """Compile ``model.xml`` for this machine's CPU."""
