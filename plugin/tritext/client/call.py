@@ -1,0 +1,150 @@
+"""One call of `classify`: all that the two clients do alike, with no input or output of its own."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tritext.client.batching import Batch, Batcher
+from tritext.client.codec import Malformed, RequestEncoder, decode, model_info
+from tritext.client.errors import Context, not_understood, translate
+from tritext.client.options import wire_parameters
+from tritext.client.results import Classification, ModelInfo, Result, TokenClassification
+from tritext.client.wire import status
+from tritext.contract import TOKEN_CLASSIFICATION
+from tritext.errors import ClientError, InvalidInput, ModelNotFound, TritextError
+
+# Small enough that a server works on one batch while the next ones travel, large enough that a request's own
+# cost does not show.
+BATCH_SIZE: Final = 32
+IN_FLIGHT: Final = 4
+TIMEOUT: Final = 60.0
+
+ResultType = type[Classification] | type[TokenClassification]
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How long a request may take: `seconds` each, or all of a call's requests until `until` (monotonic)."""
+
+    seconds: float
+    until: float | None = None
+
+    @classmethod
+    def of_call(cls, seconds: float) -> "Limit":
+        """All requests together get `seconds` from now."""
+        return cls(seconds, time.monotonic() + seconds)
+
+    def left(self) -> float:
+        """Seconds that a request sent now may take."""
+        return self.seconds if self.until is None else max(0.0, self.until - time.monotonic())
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the caller asked for, checked as far as a client can."""
+
+    model: str
+    address: str
+    limit: Limit
+    parameters: Mapping[str, bool | int | float | str]
+    result_type: ResultType | None = None
+    batch_size: int = BATCH_SIZE
+    in_flight: int = IN_FLIGHT
+
+    def __post_init__(self) -> None:
+        if self.limit.seconds <= 0:
+            raise InvalidInput(f"timeout is {self.limit.seconds:g}. Give a number of seconds above 0.")
+        for name, value in (("batch_size", self.batch_size), ("max_in_flight", self.in_flight)):
+            if value < 1:
+                raise InvalidInput(f"{name} is {value}. Give a whole number of at least 1.")
+
+    def context(self, items: range | None = None) -> Context:
+        """For messages; `items` are the request's, None where it is the call's only one."""
+        return Context(self.address, self.model, self.limit.seconds, items)
+
+
+class Call:
+    """Turns items into requests and answers into results, for one `plan`."""
+
+    def __init__(self, plan: Plan, info: ModelInfo) -> None:
+        _check_type(plan, info)
+        self.plan: Final = plan
+        self.batcher: Final = Batcher(min(plan.batch_size, max(1, info.max_batch_size)))
+        self._encoder = RequestEncoder(plan.model, plan.parameters)
+
+    def request(self, batch: Batch) -> Any:
+        """The ModelInferRequest for `batch`."""
+        return self._encoder.encode(batch)
+
+    def results(self, response: Any, batch: Batch) -> list[Result]:
+        """The results in the ModelInferResponse to `batch`."""
+        try:
+            return decode(response, len(batch.texts))
+        except Malformed as error:
+            raise not_understood(str(error), self.plan.context()) from error
+
+
+class ClientBase:
+    """What a client knows: the address, the models it has met, whether it is closed."""
+
+    def __init__(self, address: str, timeout: float) -> None:
+        if not address.strip() or address.startswith(("http://", "https://", "grpc://")):
+            raise InvalidInput(f"{address!r} is no address. Write host:port, the port being gRPC's: localhost:8001.")
+        self.address: Final = address
+        self._timeout = timeout
+        self._infos: dict[str, ModelInfo] = {}
+        self._is_closed = False
+
+    def _plan(
+        self, model: str, result_type: ResultType | None, options: Mapping[str, Any], *, whole_call: bool
+    ) -> Plan:
+        rest = dict(options)
+        timeout, size, in_flight = (rest.pop(name, None) for name in ("timeout", "batch_size", "max_in_flight"))
+        return Plan(
+            model,
+            self.address,
+            Limit.of_call(timeout) if whole_call and timeout is not None else Limit(timeout or self._timeout),
+            wire_parameters(rest),
+            result_type,
+            BATCH_SIZE if size is None else size,
+            IN_FLIGHT if in_flight is None else in_flight,
+        )
+
+    def _info_plan(self, model: str) -> Plan:
+        return Plan(model, self.address, Limit(self._timeout), {})
+
+    def _remember(self, plan: Plan, response: Any) -> ModelInfo:
+        """Read a ModelConfigResponse."""
+        try:
+            info = model_info(response, self.address)
+        except Malformed as error:
+            raise not_understood(str(error), plan.context()) from error
+        self._infos[plan.model] = info
+        return info
+
+    def _failure(self, plan: Plan, error: Any, items: range | None = None) -> TritextError:
+        """The exception for an RpcError; `items` as in `Plan.context`."""
+        failure = translate(*status(error), plan.context(items))
+        if isinstance(failure, InvalidInput | ModelNotFound):
+            self._infos.pop(plan.model, None)  # the model may have been built anew
+        return failure
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ClientError(f"This client of {self.address} is closed. Make a new one.")
+
+
+def check_texts(texts: object) -> None:
+    """Refuse what is iterable and yet no list of texts."""
+    if isinstance(texts, str | bytes):
+        raise InvalidInput("texts is a single text; it must be a list of them. Write [text].")
+
+
+def _check_type(plan: Plan, info: ModelInfo) -> None:
+    gives = TokenClassification if info.task == TOKEN_CLASSIFICATION else Classification
+    if plan.result_type is not None and plan.result_type is not gives:
+        raise InvalidInput(
+            f"Model {plan.model} at {plan.address} does {info.task}: its results are {gives.__name__}, not "
+            f"{plan.result_type.__name__}."
+        )

@@ -1,0 +1,65 @@
+"""Request parameters: what a caller may write, and how each travels."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal, TypedDict
+
+from tritext.errors import InvalidInput
+
+Scalar = bool | int | float | str
+
+# The longest whole number that a parameter can hold on the wire.
+_INT64: Final = range(-(2**63), 2**63)
+
+
+class Options(TypedDict, total=False):
+    """The parameters of a request. What is left out, the model decides; the server judges the values.
+
+    ``top_k=None`` asks for all labels, as in transformers; any other None is as good as left out.
+    """
+
+    # every task
+    truncation: Literal["error", "right", "left"] | None
+    threshold: float | None
+    # text classification
+    top_k: int | Literal["all"] | None
+    function_to_apply: Literal["default", "softmax", "sigmoid", "none"] | None
+    # token classification
+    aggregation_strategy: Literal["none", "simple", "first", "average", "max"] | None
+    ignore_labels: Sequence[str] | str | None
+
+
+class CallOptions(Options, total=False):
+    """`Options`, and how a call goes about it.
+
+    ``timeout`` in seconds; ``batch_size``: the most texts in one request; ``max_in_flight``: how many requests
+    at a time.
+    """
+
+    timeout: float | None
+    batch_size: int | None
+    max_in_flight: int | None
+
+
+def wire_parameters(options: Mapping[str, object]) -> dict[str, Scalar]:
+    """The parameters to send: a list becomes JSON, None is left out. InvalidInput names what cannot be sent."""
+    sent: dict[str, Scalar] = {}
+    for name, value in options.items():
+        if name == "top_k" and value is None:
+            sent[name] = "all"
+        elif value is not None:
+            sent[name] = _scalar(name, value)
+    return sent
+
+
+def _scalar(name: str, value: object) -> Scalar:
+    if isinstance(value, int) and not isinstance(value, bool) and value not in _INT64:
+        return str(value)
+    if isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple | set | frozenset) and all(isinstance(part, str) for part in value):
+        return json.dumps(sorted(value) if isinstance(value, set | frozenset) else value)
+    raise InvalidInput(
+        f"Parameter {name} is of type {type(value).__name__}, which cannot be sent. "
+        "Give a number, a string, True or False, or a list of strings."
+    )

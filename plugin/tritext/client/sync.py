@@ -1,0 +1,151 @@
+"""The client for ordinary code."""
+
+from collections import deque
+from collections.abc import Iterator
+from itertools import chain, islice
+from types import TracebackType
+from typing import Any, Self, Unpack, overload
+
+from tritext.client import wire
+from tritext.client.batching import Batch, Texts
+from tritext.client.call import TIMEOUT, Call, ClientBase, Plan, check_texts
+from tritext.client.options import CallOptions
+from tritext.client.results import ModelInfo, R, Result
+
+
+class Client(ClientBase):
+    """Asks a server for labels: ``Client("localhost:8001").classify("spam", ["…"])``.
+
+    One client may be used by several threads at once. It connects when first used, reconnects by itself and is
+    closed by `close` or by leaving its ``with`` block.
+
+    ``address`` is the host and gRPC port. ``timeout`` is how many seconds each request may take where a call
+    says nothing else. ``credentials`` (a `grpc.ChannelCredentials`) encrypt the connection.
+    """
+
+    def __init__(self, address: str = "localhost:8001", *, timeout: float = TIMEOUT, credentials: Any = None) -> None:
+        super().__init__(address, timeout)
+        self._grpc = wire.grpc()
+        self._channel = wire.open_channel(self._grpc, address, credentials)
+        self._stub = wire.stub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection. Calls in flight in other threads fail with Unavailable."""
+        self._is_closed = True
+        self._channel.close()
+
+    @overload
+    def classify(
+        self, model: str, texts: Texts, *, result_type: type[R], **options: Unpack[CallOptions]
+    ) -> list[R]: ...
+    @overload
+    def classify(
+        self, model: str, texts: Texts, *, result_type: None = None, **options: Unpack[CallOptions]
+    ) -> list[Result]: ...
+    def classify(
+        self, model: str, texts: Texts, *, result_type: Any = None, **options: Unpack[CallOptions]
+    ) -> list[Any]:
+        """Label `texts` and return one result for each, in order.
+
+        A text is a str; where every item is a tuple of two strs, each is a pair. `options` are the request's
+        parameters (``top_k=2``) and how to go about it: ``timeout``, for the call as a whole, in seconds;
+        ``batch_size``, the most texts in one request (32, and never above what the model takes);
+        ``max_in_flight``, how many requests at a time (4).
+
+        `result_type` (`Classification` or `TokenClassification`) says which results are expected: InvalidInput
+        where the model gives others, and a type checker then knows.
+
+        Raises the exceptions of `tritext.errors`: InvalidInput and those under ClientError. Of one of them,
+        `tritext.client.affected` tells which items it was about.
+        """
+        plan = self._plan(model, result_type, options, whole_call=True)
+        call = self._begin(plan, texts)
+        batches = call.batcher.split(texts)
+        head = list(islice(batches, 3))
+        if len(head) == 2 and head[0].texts and head[1].failure is None:
+            return self._ask_once(call, head[0])
+        return list(self._stream(call, chain(head, batches)))
+
+    @overload
+    def classify_iter(
+        self, model: str, texts: Texts, *, result_type: type[R], **options: Unpack[CallOptions]
+    ) -> Iterator[R]: ...
+    @overload
+    def classify_iter(
+        self, model: str, texts: Texts, *, result_type: None = None, **options: Unpack[CallOptions]
+    ) -> Iterator[Result]: ...
+    def classify_iter(
+        self, model: str, texts: Texts, *, result_type: Any = None, **options: Unpack[CallOptions]
+    ) -> Iterator[Any]:
+        """Like `classify`, for any number of texts: results come as they are ready, in order.
+
+        Takes texts from the iterable as it goes, and holds ``batch_size * (max_in_flight + 1)`` of them at most.
+        ``timeout`` is for each request. When the iterable itself raises, the results of all texts before that
+        come first; likewise an exception about one batch comes after the results of those before it.
+        `tritext.client.FLUSH` among the texts of a live source brings back what is on its way before more is read.
+        """
+        check_texts(texts)
+        return self._iterate(self._plan(model, result_type, options, whole_call=False), texts)
+
+    def model(self, name: str) -> ModelInfo:
+        """What the server says of the model `name`. Always asks; `classify` asks once and remembers."""
+        return self._ask_info(self._info_plan(name))
+
+    def _begin(self, plan: Plan, texts: object) -> Call:
+        check_texts(texts)
+        return Call(plan, self._infos.get(plan.model) or self._ask_info(plan))
+
+    def _iterate(self, plan: Plan, texts: Texts) -> Iterator[Any]:
+        call = self._begin(plan, texts)
+        yield from self._stream(call, call.batcher.split(texts))
+
+    def _stream(self, call: Call, batches: Iterator[Batch]) -> Iterator[Any]:
+        window: deque[tuple[Batch, Any]] = deque()
+        try:
+            for batch in batches:
+                while window and (len(window) == call.plan.in_flight or not batch.texts or window[0][1].done()):
+                    yield from self._receive(call, *window.popleft())
+                if batch.failure is not None:
+                    raise batch.failure
+                if batch.texts:
+                    window.append((batch, self._send(call, batch)))
+        finally:
+            for _, future in window:
+                future.cancel()
+
+    def _send(self, call: Call, batch: Batch) -> Any:
+        self._check_open()
+        return self._stub.ModelInfer.future(call.request(batch), timeout=call.plan.limit.left())
+
+    def _receive(self, call: Call, batch: Batch, future: Any) -> list[Any]:
+        try:
+            response = future.result()
+        except (self._grpc.RpcError, self._grpc.FutureCancelledError) as error:
+            raise self._failure(call.plan, error, batch.items) from error
+        return call.results(response, batch)
+
+    def _ask_once(self, call: Call, batch: Batch) -> list[Any]:
+        """The only batch of a call, without the thread that a future costs: 0.15 ms less."""
+        self._check_open()
+        try:
+            response = self._stub.ModelInfer(call.request(batch), timeout=call.plan.limit.left())
+        except self._grpc.RpcError as error:
+            raise self._failure(call.plan, error) from error
+        return call.results(response, batch)
+
+    def _ask_info(self, plan: Plan) -> ModelInfo:
+        self._check_open()
+        request = wire.messages().ModelConfigRequest(name=plan.model)
+        try:
+            response = self._stub.ModelConfig(request, timeout=plan.limit.left())
+        except self._grpc.RpcError as error:
+            raise self._failure(plan, error) from error
+        return self._remember(plan, response)

@@ -1,0 +1,55 @@
+"""The connection's raw material: gRPC and Triton's messages, imported when first needed, and channel options.
+
+Importing gRPC and tritonclient takes about a quarter of a second, which `import tritext` should not cost. They
+have no types either, so what leaves here is Any and stays inside this package.
+"""
+
+import importlib
+from typing import Any, Final
+
+_MINUTE_MS: Final = 60_000
+
+CHANNEL_OPTIONS: Final = (
+    # Batches are bounded by the client (see batching.MAX_BYTES); one text may be larger than gRPC's default of 4 MiB.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # Triton takes more than two pings in 5 minutes without data for an attack and hangs up.
+    ("grpc.keepalive_time_ms", 6 * _MINUTE_MS),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # A server that restarts is found again within a second or two; the default backs off up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+    # Its own connection: clients in one process do not queue behind each other.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+def messages() -> Any:
+    """The module of Triton's protobuf messages."""
+    return importlib.import_module("tritonclient.grpc.service_pb2")
+
+
+def stub(channel: Any) -> Any:
+    """Triton's service over a channel of `grpc` or `grpc.aio`."""
+    return importlib.import_module("tritonclient.grpc.service_pb2_grpc").GRPCInferenceServiceStub(channel)
+
+
+def grpc() -> Any:
+    """The module `grpc`."""
+    return importlib.import_module("grpc")
+
+
+def open_channel(library: Any, address: str, credentials: Any) -> Any:
+    """A channel of `library` (`grpc` or `grpc.aio`): encrypted where `credentials` are given. Connects later."""
+    if credentials is None:
+        return library.insecure_channel(address, options=CHANNEL_OPTIONS)
+    return library.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+
+
+def status(error: Any) -> tuple[str, str]:
+    """The name of the StatusCode of an RpcError, and its sentence. A call that this side cancelled has no code."""
+    code = error.code() if hasattr(error, "code") else None
+    if code is None:
+        return "CANCELLED", "The connection was closed."
+    return code.name, error.details() or ""

@@ -1,0 +1,88 @@
+import grpc
+import pytest
+
+from tritext.client.errors import BY_CODE, Context, affected, translate
+from tritext.errors import DeadlineExceeded, InvalidInput, ModelNotFound, ServerFault, TritextError, Unavailable
+
+CONTEXT = Context("here:8001", "spam", timeout=30.0, items=range(64, 96))
+
+
+def test_every_grpc_status_is_mapped() -> None:
+    assert set(BY_CODE) == {code.name for code in grpc.StatusCode}
+
+
+@pytest.mark.parametrize("code", sorted(BY_CODE))
+def test_every_message_is_a_sentence_that_names_model_and_address(code: str) -> None:
+    error = translate(code, "It broke", CONTEXT)
+    assert type(error) is BY_CODE[code]
+    assert "spam" in str(error)
+    assert "here:8001" in str(error)
+    assert str(error).endswith((".", ".)"))
+
+
+# As Triton 2.51 and gRPC 1.85 say them.
+SENTENCES = [
+    ("NOT_FOUND", "Request for unknown model: 'spam' is not found", ModelNotFound),
+    ("UNKNOWN", "Request for unknown model: 'spam' has no available versions", ModelNotFound),
+    ("UNAVAILABLE", "Request for unknown model: 'spam' version 1 is not at ready state", ModelNotFound),
+    (
+        "NOT_FOUND",
+        "in ensemble 'spam', Request for unknown model: 'spam_encoder_1' has no available versions",
+        Unavailable,
+    ),
+    ("INTERNAL", "in ensemble 'spam', Stub process 'spam_encoder_1_0_0' is not healthy.", Unavailable),
+    ("INTERNAL", "in ensemble 'spam', Failed to process the request(s) for model 'x', message: boom", ServerFault),
+    ("INVALID_ARGUMENT", "[request id: <id_unknown>] inference request batch-size must be <= 8 for 'x'", InvalidInput),
+    ("UNAVAILABLE", "in ensemble 'spam', Exceeds maximum queue size", Unavailable),
+    ("DEADLINE_EXCEEDED", "Deadline Exceeded", DeadlineExceeded),
+    ("RESOURCE_EXHAUSTED", "CLIENT: Sent message larger than max (9 vs. 4)", InvalidInput),
+    ("CANCELLED", "CANCELLED", Unavailable),
+]
+
+
+@pytest.mark.parametrize(("code", "details", "kind"), SENTENCES)
+def test_what_triton_says_decides(code: str, details: str, kind: type[TritextError]) -> None:
+    assert type(translate(code, details, CONTEXT)) is kind
+
+
+def test_rows_of_the_request_become_the_callers_items() -> None:
+    details = "in ensemble 'spam', TEXT[3] has 900 tokens, this model takes 512. Shorten TEXT[3]."
+    error = translate("INVALID_ARGUMENT", details, CONTEXT)
+    assert str(error) == (
+        "TEXT[67] has 900 tokens, this model takes 512. Shorten TEXT[67]. (Model spam at here:8001, texts 64 to 95.)"
+    )
+    assert affected(error) == range(67, 68)
+
+
+def test_the_second_text_of_a_pair_too() -> None:
+    error = translate("INVALID_ARGUMENT", "TEXT_PAIR[0] is not valid UTF-8", CONTEXT)
+    assert str(error).startswith("TEXT_PAIR[64] is not valid UTF-8. ")
+
+
+def test_the_only_request_of_a_call_is_not_named_by_its_items() -> None:
+    context = Context("here:8001", "spam", timeout=30.0)
+    error = translate("INVALID_ARGUMENT", "TEXT[3] is bad.", context)
+    assert str(error) == "TEXT[3] is bad. (Model spam at here:8001.)"
+    assert affected(error) == range(3, 4)
+    assert affected(translate("INTERNAL", "x", context)) is None
+
+
+def test_a_failed_batch_is_named() -> None:
+    error = translate("INTERNAL", "in ensemble 'spam', boom\n\nAt:\n  model.py(11): execute\n", CONTEXT)
+    assert str(error) == (
+        "Model spam failed inside the server at here:8001, texts 64 to 95 (INTERNAL): boom. Its log says more."
+    )
+    assert affected(error) == range(64, 96)
+
+
+def test_nobody_there() -> None:
+    details = (
+        "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: Failed to connect to remote host: "
+        "Connection refused"
+    )
+    message = str(translate("UNAVAILABLE", details, CONTEXT))
+    assert message.startswith("Nobody answers at here:8001 (Connection refused). Start a server")
+
+
+def test_other_errors_are_about_no_items() -> None:
+    assert affected(ValueError("x")) is None
