@@ -50,7 +50,8 @@ def reference(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts:
     examples = []
     for item in texts:
         text, pair = item if isinstance(item, tuple) else (item, None)
-        encoded = tokenizer(text, pair, truncation=True, max_length=facts.max_length, return_tensors="pt")
+        # As a batch of one: called with an empty second text alone, transformers takes it for none.
+        encoded = tokenizer([item], truncation=True, max_length=facts.max_length, return_tensors="pt")
         with torch.inference_mode():
             logits = model(**encoded).logits[0]
         ids = encoded["input_ids"][0].numpy().astype(np.int32)
