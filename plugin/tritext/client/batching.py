@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from tritext.errors import InvalidInput
+from tritext.client.errors import about
+from tritext.errors import InvalidInput, TritextError
 
 # A request should stay well under what a server, a proxy or a queue takes in one piece.
 MAX_BYTES: Final = 32 * 2**20
@@ -117,13 +118,13 @@ class Batcher:
             case (str(text), str(pair)) if isinstance(item, tuple):
                 is_pair = True
             case _:
-                raise InvalidInput(f"texts[{self._next}] is {_kind(item)}. A text is a str, a pair is a tuple of two.")
+                raise self._refusal(f"is {_kind(item)}. A text is a str, a pair is a tuple of two.")
         if self._are_pairs is None:
             self._are_pairs = is_pair
         if is_pair != self._are_pairs:
-            raise InvalidInput(
-                f"texts[{self._next}] is {'a pair' if is_pair else 'a single text'}, those before it are not. Send "
-                "single texts and pairs in separate calls."
+            raise self._refusal(
+                f"is {'a pair' if is_pair else 'a single text'}, those before it are not. Send single texts and pairs "
+                "in separate calls."
             )
         return self._encode(text), self._encode(pair)
 
@@ -131,10 +132,14 @@ class Batcher:
         try:
             return text.encode()
         except UnicodeEncodeError as error:
-            raise InvalidInput(
-                f"texts[{self._next}] holds a lone surrogate at position {error.start}, which UTF-8 cannot carry."
-                " It was most likely decoded wrongly; decode it again, or replace such characters."
+            raise self._refusal(
+                f"holds a lone surrogate at position {error.start}, which UTF-8 cannot carry. It was most likely "
+                "decoded wrongly; decode it again, or replace such characters."
             ) from None
+
+    def _refusal(self, sentence: str) -> TritextError:
+        """The exception about the item that is being read."""
+        return about(InvalidInput(f"texts[{self._next}] {sentence}"), range(self._next, self._next + 1))
 
 
 def _kind(item: object) -> str:

@@ -71,6 +71,12 @@ def affected(error: BaseException) -> range | None:
     return items if isinstance(items, range) else None
 
 
+def about(error: TritextError, items: range) -> TritextError:
+    """`error`, marked as being about `items`; see `affected`."""
+    vars(error)["items"] = items
+    return error
+
+
 def translate(code: str, details: str, context: Context) -> TritextError:
     """The exception for a gRPC status: `code` is the name of a grpc.StatusCode, `details` its sentence."""
     kind = next((kind for pattern, kind in BY_SENTENCE if pattern.search(details)), BY_CODE.get(code, ServerFault))
@@ -79,9 +85,7 @@ def translate(code: str, details: str, context: Context) -> TritextError:
     if kind is InvalidInput:
         sentence, items = _rebased(sentence, items)
     error = kind(_message(kind, code, sentence, context))
-    if items is not None:
-        vars(error)["items"] = items
-    return error
+    return error if items is None else about(error, items)
 
 
 def _rebased(sentence: str, items: range | None) -> tuple[str, range | None]:

@@ -1,0 +1,134 @@
+"""What `tritext classify` writes: JSON Lines and CSV; tables stand in `tritext.cli.tables`.
+
+Both keep the caller's fields. Where one of them has the name of one of ours, ours is called predicted_….
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
+from typing import Any, Final, Protocol
+
+from tritext.cli.texts import Row
+from tritext.client import Classification, Result, TokenClassification
+from tritext.errors import InvalidInput
+
+Emit = Callable[[str], None]
+
+_ENTITY: Final = ("label", "score", "word", "start", "end")
+
+
+class OutputFormat(StrEnum):
+    """How results are written."""
+
+    table = "table"
+    jsonl = "jsonl"
+    csv = "csv"
+
+
+class Writer(Protocol):
+    """Takes rows with their results, in order."""
+
+    def write(self, row: Row, result: Result) -> None:
+        """Write one, or keep it for a page."""
+        ...
+
+    def flush(self) -> None:
+        """Write what was kept."""
+        ...
+
+
+class JsonlWriter:
+    """One object a line: the caller's fields, then ours."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+
+    def write(self, row: Row, result: Result) -> None:
+        """Write one line."""
+        answer = _document(result)
+        document = {**row.fields, **{_free(name, row.fields): value for name, value in answer.items()}}
+        self._emit(json.dumps(document, ensure_ascii=False) + "\n")
+
+    def flush(self) -> None:
+        """Nothing is kept."""
+
+
+class CsvWriter:
+    """The caller's columns, then ours.
+
+    Text classification: ``label`` and ``score``, and ``label_2``, ``score_2``, … where there are more labels: as
+    many as `most`, or as the first text got. Token classification: one line for each entity, and one with our
+    columns empty for a text that has none.
+    """
+
+    def __init__(self, emit: Emit, most: int | None = None) -> None:
+        self._emit = emit
+        self._most = most
+        self._columns: list[str] = []
+
+    def write(self, row: Row, result: Result) -> None:
+        """Write the lines of one text, after the header where it is the first."""
+        if not self._columns:
+            self._begin(row, result)
+        self._check(row)
+        fields = [_cell(row.fields.get(column, "")) for column in self._columns]
+        if isinstance(result, Classification):
+            pairs = result.labels[: self._most]
+            values = [value for pair in pairs for value in (pair.label, _short(pair.score))]
+            self._put([*fields, *values, *[""] * (2 * (self._most or 1) - len(values))])
+        else:
+            for entity in result.entities:
+                self._put([*fields, entity.label, _short(entity.score), entity.word, entity.start, entity.end])
+            if not result.entities:
+                self._put([*fields, *[""] * len(_ENTITY)])
+
+    def flush(self) -> None:
+        """Nothing is kept."""
+
+    def _begin(self, row: Row, result: Result) -> None:
+        self._columns = list(row.fields)
+        ours = list(_ENTITY)
+        if isinstance(result, Classification):
+            self._most = self._most or max(1, len(result.labels))
+            ours = [name if n == 1 else f"{name}_{n}" for n in range(1, self._most + 1) for name in ("label", "score")]
+        self._put([*self._columns, *(_free(name, row.fields) for name in ours)])
+
+    def _check(self, row: Row) -> None:
+        more = [field for field in row.fields if field not in self._columns]
+        if more:
+            raise InvalidInput(
+                f"Line {row.line} has a field {more[0]!r} that the first row has not, so the CSV has no column for it. "
+                "Write JSON Lines instead: --json."
+            )
+
+    def _put(self, values: Iterable[object]) -> None:
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\n").writerow(values)
+        self._emit(line.getvalue())
+
+
+def _document(result: Result) -> dict[str, Any]:
+    if isinstance(result, TokenClassification):
+        entities = [
+            {"label": e.label, "score": _short(e.score), "word": e.word, "start": e.start, "end": e.end}
+            for e in result.entities
+        ]
+        answer: dict[str, Any] = {"entities": entities}
+    else:
+        answer = {"labels": [{"label": pair.label, "score": _short(pair.score)} for pair in result.labels]}
+    return {**answer, "token_count": result.token_count, "truncated": result.truncated}
+
+
+def _short(score: float) -> float:
+    """The seven digits that FP32 holds: 0.9 and not 0.8999999761581421."""
+    return float(f"{score:.7g}")
+
+
+def _free(name: str, fields: Mapping[str, object]) -> str:
+    return f"predicted_{name}" if name in fields else name
+
+
+def _cell(value: object) -> object:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
