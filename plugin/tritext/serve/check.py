@@ -1,0 +1,86 @@
+"""Whether an engine gives, on this machine, the logits that the checkpoint gave when the model was built."""
+
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tritext import contract
+from tritext.errors import ServeError
+from tritext.manifest import Example
+from tritext.repository import BuiltModel, read_config, step_name
+from tritext.serve.remote import Infer
+
+BUDGET: Final = 1.0  # seconds for all models of a server together
+AT_LEAST: Final = 3  # texts of each model, however long they take
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a check found: the `texts` asked, and the largest absolute difference of a logit."""
+
+    model: str
+    texts: int
+    of: int
+    difference: float
+    tolerance: float
+
+
+def check_engine(model: BuiltModel, infer: Infer, *, budget: float = BUDGET) -> Checked:
+    """Ask the encoder step of `model` for the reference texts, the shortest first, until `budget` seconds are over.
+
+    ServeError where a logit is farther from the checkpoint's than the build's own tolerance.
+    """
+    step = step_name(model.name, "encoder", model.build)
+    inputs = {entry.name for entry in read_config(model.repository / step).input}
+    tolerance = _tolerance(model)
+    examples = sorted(model.reference(), key=lambda example: example.input_ids.size)
+    worst, asked, deadline = 0.0, 0, time.monotonic() + budget
+    for example in examples:
+        if asked >= AT_LEAST and time.monotonic() > deadline:
+            break
+        logits = infer(step, _arrays(example, inputs)).get(contract.LOGITS.name)
+        difference = _difference(model, example, logits)
+        if not difference <= tolerance:  # a NaN is a mismatch too
+            raise _mismatch(model, example, f"its logits differ by {difference:.3g} from the checkpoint's", tolerance)
+        worst, asked = max(worst, difference), asked + 1
+    return Checked(model.name, asked, len(examples), worst, tolerance)
+
+
+def _arrays(example: Example, inputs: set[str]) -> dict[str, NDArray[np.int32]]:
+    """The example as the encoder's inputs, INT32 [1, L] each."""
+    ids = example.input_ids.astype(np.int32)[None]
+    arrays = {contract.INPUT_IDS.name: ids, contract.ATTENTION_MASK.name: np.ones_like(ids)}
+    if example.token_type_ids.size:
+        arrays[contract.TOKEN_TYPE_IDS.name] = example.token_type_ids.astype(np.int32)[None]
+    return {name: array for name, array in arrays.items() if name in inputs}
+
+
+def _difference(model: BuiltModel, example: Example, logits: NDArray[np.float32] | None) -> float:
+    shape = None if logits is None else logits.shape[1:]
+    if logits is None or shape != example.logits.shape:
+        problem = f"its logits have shape {shape} where the checkpoint's have {example.logits.shape}"
+        raise _mismatch(model, example, problem, _tolerance(model))
+    return float(np.abs(logits[0] - example.logits).max(initial=0.0))
+
+
+def _tolerance(model: BuiltModel) -> float:
+    try:
+        return float(model.manifest().parity["tolerance"]["logits"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ServeError(
+            f"The manifest of {model.name} (build {model.build}) has no tolerance for its logits. Build it again."
+        ) from error
+
+
+def _mismatch(model: BuiltModel, example: Example, problem: str, tolerance: float) -> ServeError:
+    shown = example.text if len(example.text) <= 60 else example.text[:59] + "…"
+    engine = model.manifest().engine
+    kind = " ".join(str(engine[key]) for key in ("name", "precision") if key in engine)
+    return ServeError(
+        f"Model {model.name} (build {model.build}, {kind or 'engine unknown'}) is wrong on this machine: for the text "
+        f"{shown!r} {problem}, and the tolerance is {tolerance:g}. Build it again on this machine, or with another "
+        "engine or precision."
+    )

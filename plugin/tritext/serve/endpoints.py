@@ -1,0 +1,120 @@
+"""Where a server listens: free ports, and addresses as Triton and its callers want them written."""
+
+import errno
+import ipaddress
+import socket
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Final
+
+from tritext.errors import ServeError
+
+GRPC: Final = "--grpc-port"
+HTTP: Final = "--http-port"
+METRICS: Final = "--metrics-port"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """A numeric address and three ports. URLs are for a caller on this machine."""
+
+    address: str
+    grpc: int
+    http: int
+    metrics: int
+
+    @property
+    def _host(self) -> str:
+        """Where a caller reaches `address`; in brackets where it is IPv6."""
+        ip = ipaddress.ip_address(self.address)
+        if ip.is_unspecified:
+            return "127.0.0.1" if ip.version == 4 else "[::1]"
+        return self.address if ip.version == 4 else f"[{self.address}]"
+
+    @property
+    def grpc_url(self) -> str:
+        """HOST:PORT."""
+        return f"{self._host}:{self.grpc}"
+
+    @property
+    def http_url(self) -> str:
+        """http://HOST:PORT."""
+        return f"http://{self._host}:{self.http}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Where Prometheus reads."""
+        return f"http://{self._host}:{self.metrics}/metrics"
+
+    def flags(self) -> list[str]:
+        """What tritonserver is told; its HTTP server writes IPv6 in a way of its own."""
+        grpc, http = (f"[{self.address}]", f"ipv6:{self.address}") if ":" in self.address else (self.address,) * 2
+        return [
+            f"--grpc-address={grpc}",
+            f"--http-address={http}",
+            f"--metrics-address={http}",
+            f"{GRPC}={self.grpc}",
+            f"{HTTP}={self.http}",
+            f"{METRICS}={self.metrics}",
+        ]
+
+    def open(self) -> bool:
+        """Whether all three accept connections."""
+        return all(_listening(self._host.strip("[]"), port) for port in (self.grpc, self.http, self.metrics))
+
+
+def claim(host: str, grpc: int, http: int, metrics: int) -> Endpoints:
+    """Endpoints on `host`, with a free port for each 0; ServeError where one cannot be had."""
+    address = _resolve(host)
+    ports = _free(address, {GRPC: grpc, HTTP: http, METRICS: metrics})
+    return Endpoints(address, ports[GRPC], ports[HTTP], ports[METRICS])
+
+
+def _resolve(host: str) -> str:
+    """The numeric address of `host`, IPv4 where it has one."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ServeError(f"--host {host} is not an address of this machine ({error}).") from error
+    return str(min(found, key=lambda entry: entry[0] != socket.AF_INET)[4][0])
+
+
+def _free(address: str, wanted: Mapping[str, int]) -> dict[str, int]:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    ports: dict[str, int] = {}
+    with ExitStack() as stack:  # all are held until all are known, so that they differ
+        for flag, port in sorted(wanted.items(), key=lambda item: item[1] == 0):
+            if other := next((f for f, p in ports.items() if p == port), None):
+                raise ServeError(f"{flag} and {other} are both {port}. Give each a port of its own.")
+            bound = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                bound.bind((address, port))
+            except (OSError, OverflowError) as error:
+                raise _refused(address, flag, port, error) from error
+            ports[flag] = bound.getsockname()[1]
+    return ports
+
+
+def _refused(address: str, flag: str, port: int, error: OSError | OverflowError) -> ServeError:
+    if isinstance(error, OverflowError):
+        return ServeError(f"{flag} {port} is not a port. Ports go from 1 to 65535, and 0 picks a free one.")
+    if error.errno == errno.EADDRINUSE:
+        return ServeError(
+            f"Port {port} on {address} is in use, so {flag} cannot have it. Stop what listens there, or choose "
+            f"another port; {flag} 0 picks a free one."
+        )
+    if error.errno == errno.EACCES:
+        return ServeError(f"This user may not open port {port} ({flag}). Choose one above 1023.")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return ServeError(f"{address} (--host) is not an address of this machine.")
+    return ServeError(f"Port {port} on {address} ({flag}) cannot be opened: {error.strerror}.")
+
+
+def _listening(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=1):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,107 @@
+"""One tritonserver process and its stubs: started so that none can outlive us, ended so that none is left."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from tritext.errors import ServeError
+from tritext.serve import guardian
+from tritext.serve.log import Log
+
+_GUARDIAN: Final = (sys.executable, "-I", "-S", guardian.__file__)
+
+
+class Process:
+    """A child in a session of its own, so that a terminal's Ctrl-C reaches only us.
+
+    The kernel's death signal is tied to the thread that started the child, so one thread starts it and
+    waits for it. Whatever way it ends, its stubs and its shared memory go with it: see guardian.py.
+    """
+
+    def __init__(
+        self, command: Sequence[str], *, environment: Mapping[str, str], folder: Path, log: Log, segments: str
+    ) -> None:
+        self._command = command
+        self._environment = environment
+        self._folder = folder
+        self._log = log
+        self._segments = segments  # how the names of its shared memory begin; part of the command
+        self._started = threading.Event()
+        self._ended = threading.Event()
+        self._failure: OSError | None = None
+        self.popen: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; ServeError where that fails."""
+        threading.Thread(target=self._live, name="tritonserver", daemon=True).start()
+        self._started.wait()
+        if self._failure:
+            raise ServeError(f"tritonserver cannot be started: {self._failure}.")
+
+    def _live(self) -> None:
+        try:
+            self.popen = self._spawn("launch", *self._command, stdout=subprocess.PIPE)
+            reader = threading.Thread(target=self._read, args=(self.popen,), name="tritonserver log", daemon=True)
+            reader.start()
+            watcher = self._spawn("watch", str(self.popen.pid), self._segments, stdout=subprocess.DEVNULL)
+            self._started.set()
+            self.popen.wait()
+            watcher.kill()
+            watcher.wait()
+            guardian.wipe(self._segments)
+            reader.join(timeout=2)
+        except OSError as error:
+            self._failure = error
+            guardian.wipe(self._segments)
+        finally:
+            self._started.set()
+            self._ended.set()
+
+    def _spawn(self, mode: str, *arguments: str, stdout: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*_GUARDIAN, mode, str(os.getpid()), *arguments],
+            env=self._environment,
+            cwd=self._folder,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def _read(self, popen: subprocess.Popen[bytes]) -> None:
+        if popen.stdout is None:
+            return
+        with popen.stdout as lines:
+            for line in lines:
+                self._log.feed(line.decode("utf-8", "replace").rstrip())
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Whether it ended within `timeout` seconds, its stubs and its shared memory with it."""
+        return self._ended.wait(timeout)
+
+    def how_it_ended(self) -> str:
+        """In words; only once it has ended."""
+        code = self.popen.returncode if self.popen else 0
+        return f"exit code {code}" if code >= 0 else f"killed by signal {-code}"
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self._ended.is_set()
+
+    def end(self, patience: float) -> None:
+        """SIGTERM, and SIGKILL for whatever is left after `patience` seconds."""
+        if self.popen is None or self.ended:
+            return
+        try:
+            if patience > 0:
+                self.popen.terminate()
+                self.wait(patience)
+        finally:
+            if not self.ended:
+                self.popen.kill()  # the waiting thread does the rest
+                self.wait(10)

@@ -1,0 +1,207 @@
+"""A tritonserver on a model repository: started, watched until it answers rightly, stopped cleanly."""
+
+import contextlib
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+from tritext.errors import ServeError
+from tritext.repository import BuiltModel
+from tritext.serve import command, ensemble
+from tritext.serve.check import BUDGET, Checked, check_engine
+from tritext.serve.endpoints import Endpoints, claim
+from tritext.serve.installation import find
+from tritext.serve.log import Log, LogLevel
+from tritext.serve.process import Process
+from tritext.serve.remote import Remote, text
+
+# How long Triton may take to exit once its models are gone. It would wait for idle keep-alive connections too.
+LINGER: Final = 3.0
+POLL: Final = 0.02
+
+T = TypeVar("T")
+
+
+class Server:
+    """Triton with the committed models of `repository`, or those of `models` alone.
+
+    A context manager: entering starts it, leaving stops it. Port 0 picks a free one. Lines of Triton's log at
+    `log_level` or above go to `log`, one call a line, from a thread of its own (default: to standard error).
+    `arguments` are passed on to tritonserver. A key made for each start, and kept here, is needed for
+    everything but inference, health, metadata and configurations.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        *,
+        models: Sequence[str] | None = None,
+        host: str = "127.0.0.1",
+        grpc_port: int = 8001,
+        http_port: int = 8000,
+        metrics_port: int = 8002,
+        log_level: LogLevel = "warning",
+        log: Callable[[str], None] | None = None,
+        arguments: Sequence[str] = (),
+    ) -> None:
+        self.repository = repository.resolve()
+        self.models = ensemble.choose(self.repository, models)
+        self.checked: list[Checked] = []  # what wait_ready found of each model's engine
+        self._wanted = (host, grpc_port, http_port, metrics_port)
+        self._log = Log(log_level, log or _to_stderr)
+        self._arguments = (*(["--log-verbose=1"] if log_level == "debug" else []), *arguments)
+        self._endpoints: Endpoints | None = None
+        self._process: Process | None = None
+        self._remote: Remote | None = None
+        self._serving = False
+        self._status: int | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def grpc_url(self) -> str:
+        """HOST:PORT of the gRPC endpoint."""
+        return _started(self._endpoints).grpc_url
+
+    @property
+    def http_url(self) -> str:
+        """http://HOST:PORT of the HTTP endpoint."""
+        return _started(self._endpoints).http_url
+
+    @property
+    def metrics_url(self) -> str:
+        """Where Prometheus reads."""
+        return _started(self._endpoints).metrics_url
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The tritonserver process."""
+        return _started(_started(self._process).popen)
+
+    def log_tail(self, count: int = 20) -> list[str]:
+        """The last lines of Triton's log, whatever the log level; tables are left out."""
+        return self._log.tail(count)
+
+    def curl(self, model: BuiltModel) -> str:
+        """A shell line that asks `model`."""
+        return ensemble.curl(model, self.http_url)
+
+    def start(self) -> None:
+        """Start Triton and return at once; ServeError where it is not found or a port cannot be had."""
+        if self._process is not None:
+            raise ServeError("This server was started before. Make another Server.")
+        installation = find()
+        self._endpoints = claim(*self._wanted)
+        key = secrets.token_urlsafe(24)
+        segments = f"tritext_{os.getpid()}_{secrets.token_hex(4)}_"
+        names = [model.name for model in self.models]
+        self._remote = Remote(self.grpc_url, key)
+        self._process = Process(
+            command.line(installation, self._endpoints, names, key=key, segments=segments, extra=self._arguments),
+            environment=installation.environment,
+            folder=self.repository,
+            log=self._log,
+            segments=segments,
+        )
+        self._process.start()
+
+    def wait_ready(self, timeout: float = 120.0) -> None:
+        """Wait until every model answers a text, and check every engine against its reference answers.
+
+        ServeError, with the reason and the last lines of the log, where that does not come to pass within
+        `timeout` seconds. The server then still has to be stopped.
+        """
+        deadline = time.monotonic() + timeout
+        while not _started(self._endpoints).open():
+            self._raise_if_failed(deadline, timeout)
+        self._serving = True
+        remote = _started(self._remote)
+        remote.timeout = max(1.0, deadline - time.monotonic())
+        for model in self.models:
+            try:
+                remote.infer(model.name, {name: text(value) for name, value in ensemble.sample(model).items()})
+            except ServeError as error:
+                raise self._failed(f"Model {model.name} does not answer: {error}") from error
+        budget = BUDGET / len(self.models)
+        self.checked = [check_engine(model, remote.infer, budget=budget) for model in self.models]
+
+    def _raise_if_failed(self, deadline: float, timeout: float) -> None:
+        """Triton opens its ports when all models are loaded; until then, wait a little and look for trouble."""
+        process = _started(self._process)
+        if process.wait(POLL):
+            raise self._failed(f"Triton stopped before it was ready ({process.how_it_ended()})")
+        if self._log.hopeless:
+            raise self._failed("A model cannot be loaded")
+        if time.monotonic() > deadline:
+            pending = f"; {', '.join(self._log.pending)} still loading" if self._log.pending else ""
+            raise self._failed(f"Triton was not ready within {timeout:g} s{pending}. --timeout gives it longer")
+
+    def _failed(self, what: str) -> ServeError:
+        reason = f": {self._log.reason}" if self._log.reason else ""
+        tail = "".join(f"\n  {line}" for line in self.log_tail())
+        return ServeError(f"{what}{reason}.\nThe last lines of its log:{tail or ' none'}")
+
+    def wait(self) -> None:
+        """Wait for as long as Triton runs. ServeError, with the last lines of its log, where it ends by itself."""
+        process = _started(self._process)
+        process.wait()
+        if self._status is None:
+            raise self._failed(f"Triton stopped by itself ({process.how_it_ended()})")
+
+    def stop(self, grace: float = 30.0) -> int:
+        """Refuse new requests, let those in flight finish within `grace` seconds, and end Triton.
+
+        0, or 1 where requests were cut off or Triton had ended by itself. Nothing of it is left in any case.
+        """
+        if self._process is None or self._status is not None:
+            return self._status or 0
+        patience, self._status = 0.0, 1
+        try:
+            if not self._serving:
+                self._status = int(self._process.ended)
+            elif self._drain(time.monotonic() + grace):
+                patience, self._status = LINGER, 0
+        finally:
+            self._process.end(patience)
+            _started(self._remote).close()
+        return self._status
+
+    def _drain(self, deadline: float) -> bool:
+        """Whether all requests in flight were answered.
+
+        Triton's own way to stop (2.51) refuses the later steps of ensembles that are under way. An unloaded
+        ensemble takes no new request and finishes those it has; then its steps can go.
+        """
+        remote = _started(self._remote)
+        remote.timeout = 5.0
+        try:
+            if not remote.unload({model.name for model in self.models}, deadline):
+                return False
+        except ServeError:  # it does not answer any more
+            return False
+        with contextlib.suppress(ServeError):  # only so that each step can tidy up behind itself
+            remote.unload(set().union(*map(ensemble.steps, self.models)), time.monotonic() + LINGER)
+        return True
+
+
+def _started(part: T | None) -> T:
+    if part is None:
+        raise ServeError("The server has not been started.")
+    return part
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
