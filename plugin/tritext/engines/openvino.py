@@ -26,7 +26,8 @@ class OpenVino:
         import openvino
 
         try:
-            model = openvino.convert_model(graph.path)
+            # Not openvino.convert_model: that one reports each use to its maker.
+            model = openvino.Core().read_model(graph.path)
         except Exception as error:
             raise ExportError(f"OpenVINO cannot convert the exported graph: {error}") from error
         openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
