@@ -194,8 +194,14 @@ def _settings(
         encoder_inputs=inputs,
         pad_id=int(tokenizer.pad_token_id or 0),
         unk_id=tokenizer.unk_token_id,
-        defaults=dict(options.defaults),
+        defaults=_defaults(tokenizer, options),
     )
+
+
+def _defaults(tokenizer: PreTrainedTokenizerBase, options: BuildOptions) -> dict[str, Any]:
+    """The user's, over the side that the checkpoint's own tokenizer is set to cut."""
+    side = {"truncation": "left"} if tokenizer.truncation_side == "left" else {}
+    return {**side, **options.defaults}
 
 
 def _manifest(plan: Plan, facts: Facts, files: Mapping[str, str], parity: Parity, options: BuildOptions,

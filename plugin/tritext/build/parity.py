@@ -46,7 +46,8 @@ class Parity:
 
 def reference(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Facts,
               texts: Sequence[TextInput], advance: Callable[[], None] = lambda: None) -> list[Example]:  # fmt: skip
-    """The checkpoint's own ids and logits for `texts`; `advance` is called after each."""
+    """The checkpoint's own ids and logits for `texts`, cut right; `advance` is called after each."""
+    tokenizer.truncation_side = "right"
     examples = []
     for item in texts:
         text, pair = item if isinstance(item, tuple) else (item, None)
@@ -63,7 +64,7 @@ def reference(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts:
 
 
 def request_for(example: Example) -> Request:
-    """The request that a client would send for `example`, cut right as the reference is."""
+    """The request that a client would send for `example`, cut as the reference is."""
     inputs: dict[str, NDArray[Any]] = {contract.TEXT.name: _bytes(example.text)}
     if example.pair is not None:
         inputs[contract.TEXT_PAIR.name] = _bytes(example.pair)
