@@ -48,9 +48,7 @@ def test_what_triton_says_decides(code: str, details: str, kind: type[TritextErr
 def test_rows_of_the_request_become_the_callers_items() -> None:
     details = "in ensemble 'spam', TEXT[3] has 900 tokens, this model takes 512. Shorten TEXT[3]."
     error = translate("INVALID_ARGUMENT", details, CONTEXT)
-    assert str(error) == (
-        "TEXT[67] has 900 tokens, this model takes 512. Shorten TEXT[67]. (Model spam at here:8001, texts 64 to 95.)"
-    )
+    assert str(error) == ("TEXT[67] has 900 tokens, this model takes 512. Shorten TEXT[67]. (Model spam at here:8001.)")
     assert affected(error) == range(67, 68)
 
 
@@ -73,6 +71,22 @@ def test_a_failed_batch_is_named() -> None:
         "Model spam failed inside the server at here:8001, texts 64 to 95 (INTERNAL): boom. Its log says more."
     )
     assert affected(error) == range(64, 96)
+
+
+def test_a_parameter_is_about_no_item_in_particular() -> None:
+    error = translate("INVALID_ARGUMENT", "in ensemble 'spam', Parameter top_k is 0; it must be more.", CONTEXT)
+    assert str(error) == "Parameter top_k is 0; it must be more. (Model spam at here:8001.)"
+    assert affected(error) is None
+
+
+def test_a_batch_of_one() -> None:
+    error = translate("INTERNAL", "boom", Context("here:8001", "spam", items=range(3, 4)))
+    assert "at here:8001, text 3 (INTERNAL)" in str(error)
+
+
+def test_the_http_port() -> None:
+    details = "failed to connect to all addresses; last error: UNAVAILABLE: ipv4:127.0.0.1:8000: Socket closed"
+    assert "What listens at here:8001 does not speak gRPC." in str(translate("UNAVAILABLE", details, CONTEXT))
 
 
 def test_nobody_there() -> None:

@@ -7,7 +7,7 @@ too many rows too, is INVALID_ARGUMENT. Errors of a step come with "in ensemble 
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from tritext import contract
@@ -84,15 +84,15 @@ def translate(code: str, details: str, context: Context) -> TritextError:
     items = context.items
     if kind is InvalidInput:
         sentence, items = _rebased(sentence, items)
-    error = kind(_message(kind, code, sentence, context))
+    error = kind(_message(kind, code, sentence, replace(context, items=items)))
     return error if items is None else about(error, items)
 
 
 def _rebased(sentence: str, items: range | None) -> tuple[str, range | None]:
-    """Rows of the request, as the server counts, to the caller's items; and the one that was named, if any."""
+    """Rows of the request, as the server counts, to the caller's items; and the items that it is about."""
     named = _ROW.search(sentence)
     if named is None:
-        return sentence, items
+        return sentence, None if sentence.startswith("Parameter ") else items
     start = items.start if items is not None else 0
     index = start + int(named[2])
     return _ROW.sub(lambda row: f"{row[1]}[{start + int(row[2])}]", sentence), range(index, index + 1)
@@ -102,7 +102,7 @@ def _message(kind: type[TritextError], code: str, sentence: str, context: Contex
     model, address = context.model, context.address
     which = _which(context.items)
     if kind is InvalidInput:
-        return f"{_stop(sentence)} (Model {model} at {address}{which}.)"
+        return f"{_stop(sentence)} (Model {model} at {address}{'' if _ROW.search(sentence) else which}.)"
     if kind is DeadlineExceeded:
         limit = f" within {context.timeout:g} s" if context.timeout is not None else " in time"
         return f"Model {model} at {address} did not answer{limit}{which}. Allow more time, or send less at once."
@@ -115,6 +115,11 @@ def _message(kind: type[TritextError], code: str, sentence: str, context: Contex
 
 
 def _unavailable(sentence: str, context: Context) -> str:
+    if "Socket closed" in sentence and "failed to connect" in sentence:
+        return (
+            f"What listens at {context.address} does not speak gRPC. Name Triton's gRPC port (8001 unless set "
+            f"otherwise), not its HTTP port; model {context.model} was asked for."
+        )
     if "failed to connect" in sentence or "errors resolving" in sentence:
         reason = sentence.rpartition(": ")[2].rstrip("]")
         return (
@@ -126,7 +131,9 @@ def _unavailable(sentence: str, context: Context) -> str:
 
 
 def _which(items: range | None) -> str:
-    return f", texts {items.start} to {items.stop - 1}" if items else ""
+    if not items:
+        return ""
+    return f", text {items.start}" if len(items) == 1 else f", texts {items.start} to {items.stop - 1}"
 
 
 def _stop(sentence: str) -> str:
