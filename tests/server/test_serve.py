@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import os
 import shlex
 import shutil
 import socket
@@ -19,8 +20,8 @@ import pytest
 import toy
 import tritonclient.grpc as triton
 
-from tritext.errors import ServeError
-from tritext.serve import Server
+from tritext.errors import RepositoryError, ServeError
+from tritext.serve import Server, find
 
 
 def on_free_ports(repository: Path, *models: str, host: str = "127.0.0.1") -> Server:
@@ -283,6 +284,23 @@ def test_stop_cuts_off_what_takes_longer_than_the_grace(repository: Path) -> Non
         assert isinstance(asked.exception(), triton.InferenceServerException)
 
 
+def test_a_tritonserver_on_path_gets_this_interpreter(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded = find()
+    script = tmp_path / "tritonserver"
+    libraries = shlex.quote(embedded.environment["LD_LIBRARY_PATH"])
+    command = shlex.join([str(embedded.executable), *embedded.arguments])
+    script.write_text(f'#!/bin/bash\nexport LD_LIBRARY_PATH={libraries}\nexec {command} "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("grpc_proxy", "http://127.0.0.1:9")  # and no proxy is on the way to one's own child
+    assert find().source == "PATH"
+    with on_free_ports(repository, "toy") as server:
+        server.wait_ready()
+        assert server.checked
+
+
 def test_ipv6(repository: Path) -> None:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
@@ -309,4 +327,10 @@ def test_an_unknown_model_is_refused_with_those_there_are(repository: Path) -> N
 
 def test_an_empty_repository_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ServeError, match=r"has no model\. `tritext build"):
+        Server(tmp_path)
+
+
+def test_a_record_that_cannot_be_read_is_refused_before_the_start(tmp_path: Path) -> None:
+    (toy.write(tmp_path).folder / "manifest.json").write_text("{}")
+    with pytest.raises(RepositoryError, match="Build the model again"):
         Server(tmp_path)

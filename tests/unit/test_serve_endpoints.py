@@ -73,4 +73,5 @@ def test_addresses_are_written_as_triton_and_its_callers_want_them(
 ) -> None:
     endpoints = Endpoints(address, 1, 2, 3)
     assert endpoints.grpc_url == url
+    assert endpoints.is_local == (address in {"127.0.0.1", "::1"})
     assert endpoints.flags()[:3] == [f"--grpc-address={grpc}", f"--http-address={http}", f"--metrics-address={http}"]

@@ -2,10 +2,9 @@
 
 import json
 import signal
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -61,10 +60,15 @@ def serve(
         log=lambda line: console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True),
     )
     with _until_signalled(), server:
-        server.wait_ready(timeout)
-        _tell(console, server, time.monotonic() - begun)
-        _print_json(server) if as_json else _print(server)
-        server.wait()
+        try:
+            server.wait_ready(timeout)
+            _tell(console, server, time.monotonic() - begun)
+            with suppress(BrokenPipeError):  # whoever read the endpoints may be gone
+                print(_as_json(server) if as_json else _as_text(server), flush=True)
+            server.wait()
+        except _Stop:
+            console.print("Stopping; requests in flight finish first. Once more cuts them off.", highlight=False)
+            raise
     if server.stop():
         raise ServeError("Stopped, but requests in flight did not finish in time and were cut off.")
     console.print("Stopped.")
@@ -90,6 +94,8 @@ def _until_signalled() -> Iterator[None]:
 def _tell(console: Console, server: "Server", seconds: float) -> None:
     """For whoever watches."""
     console.print(f"[green]Ready[/green] in {seconds:.1f} s. Ctrl-C stops.", highlight=False)
+    if not server.is_local:
+        console.print("[yellow]Whoever reaches this machine can ask these models.[/yellow] There is no log-in.")
     for checked in server.checked:
         console.print(
             f"{checked.model}: {checked.texts} of {checked.of} reference texts asked, logits within "
@@ -101,13 +107,11 @@ def _tell(console: Console, server: "Server", seconds: float) -> None:
         )
 
 
-def _print(server: "Server") -> None:
-    print(f"gRPC     {server.grpc_url}\nHTTP     {server.http_url}\nMetrics  {server.metrics_url}\n")
-    for model in server.models:
-        print(server.curl(model))
-    sys.stdout.flush()
+def _as_text(server: "Server") -> str:
+    endpoints = f"gRPC     {server.grpc_url}\nHTTP     {server.http_url}\nMetrics  {server.metrics_url}\n"
+    return "\n".join([endpoints, *map(server.curl, server.models)])
 
 
-def _print_json(server: "Server") -> None:
+def _as_json(server: "Server") -> str:
     endpoints = {"grpc": server.grpc_url, "http": server.http_url, "metrics": server.metrics_url}
-    print(json.dumps({**endpoints, "models": [m.name for m in server.models], "pid": server.process.pid}), flush=True)
+    return json.dumps({**endpoints, "models": [model.name for model in server.models], "pid": server.process.pid})

@@ -13,7 +13,7 @@ from tritext.manifest import Example
 from tritext.repository import BuiltModel, read_config, step_name
 from tritext.serve.remote import Infer
 
-BUDGET: Final = 1.0  # seconds for all models of a server together
+BUDGET: Final = 0.5  # seconds for all models of a server together
 AT_LEAST: Final = 3  # texts of each model, however long they take
 
 

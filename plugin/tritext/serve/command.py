@@ -15,7 +15,7 @@ CLOSED: Final = "shared-memory,model-repository,trace,logging,statistics"
 SEGMENT: Final = 1 << 20
 
 # For the case that we were killed and Triton has to stop by itself; otherwise we wait for the requests in flight.
-EXIT_TIMEOUT: Final = 5  # seconds
+EXIT_TIMEOUT: Final = 3  # seconds
 
 
 def line(

@@ -33,6 +33,11 @@ class Endpoints:
         return self.address if ip.version == 4 else f"[{self.address}]"
 
     @property
+    def is_local(self) -> bool:
+        """Whether only this machine can connect."""
+        return ipaddress.ip_address(self.address).is_loopback
+
+    @property
     def grpc_url(self) -> str:
         """HOST:PORT."""
         return f"{self._host}:{self.grpc}"

@@ -13,7 +13,10 @@ SAMPLE: Final = "Does this server answer?"
 
 
 def choose(repository: Path, names: Sequence[str] | None) -> list[BuiltModel]:
-    """The committed models of `repository`, or those of `names` alone; ServeError where there is none."""
+    """The committed models of `repository`, or those of `names` alone.
+
+    ServeError where there is none, RepositoryError where the record of one cannot be read.
+    """
     found = {model.name: model for model in models(repository)}
     if not found:
         raise ServeError(
@@ -21,7 +24,10 @@ def choose(repository: Path, names: Sequence[str] | None) -> list[BuiltModel]:
         )
     if unknown := [name for name in names or () if name not in found]:
         raise ServeError(f"{repository} has no model {', '.join(unknown)} (--model). It has {', '.join(found)}.")
-    return [found[name] for name in dict.fromkeys(names or found)]
+    chosen = [found[name] for name in dict.fromkeys(names or found)]
+    for model in chosen:
+        model.manifest()
+    return chosen
 
 
 def sample(model: BuiltModel) -> dict[str, str]:

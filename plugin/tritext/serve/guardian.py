@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
-PATIENCE = 7.0  # seconds, more than Triton's own exit timeout
+PATIENCE = 4.0  # seconds, more than Triton's own exit timeout
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the Python backend keeps its segments
 
 

@@ -87,6 +87,11 @@ class Server:
         return _started(self._endpoints).metrics_url
 
     @property
+    def is_local(self) -> bool:
+        """Whether only this machine can connect."""
+        return _started(self._endpoints).is_local
+
+    @property
     def process(self) -> subprocess.Popen[bytes]:
         """The tritonserver process."""
         return _started(_started(self._process).popen)
