@@ -10,6 +10,7 @@
     │   ├── ParityError       the built pipeline's answers are not the checkpoint's
     │   └── RepositoryError   the repository is damaged, or a name is taken
     ├── EngineError           an engine is missing or cannot run its artefact
+    ├── StageFault            a stage failed on a request that is not known to be at fault
     ├── ServeError            the server is not found, does not start, or does not get ready
     └── ClientError           a call to a server failed, and not through its input
         ├── Unavailable       nobody answers there, or the server refuses for now: worth another try
@@ -52,6 +53,10 @@ class RepositoryError(BuildError):
 
 class EngineError(TritextError):
     """An engine is not installed or cannot load or run its artefact."""
+
+
+class StageFault(TritextError):
+    """A stage failed on a request that is not known to be at fault: its log, and ``__cause__``, say more."""
 
 
 class ServeError(TritextError):

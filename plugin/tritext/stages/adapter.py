@@ -13,7 +13,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils  # exists only inside Triton's stub process
 
 from tritext.errors import InvalidInput, TritextError
-from tritext.stages.base import Answer, Request, Stage, process_isolated
+from tritext.stages.base import Answer, Request, Stage, fault, process_isolated
 
 _LEVELS: Final = {logging.DEBUG: "log_verbose", logging.INFO: "log_info", logging.WARNING: "log_warn"}
 
@@ -34,25 +34,29 @@ class StageModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Called with every batch; one response for each request, in order."""
-        answers = process_isolated(self._stage, [self._read(request) for request in requests])
-        return [self._response(answer) for answer in answers]
+        read = [self._read(request) for request in requests]
+        readable = [request for request in read if isinstance(request, Request)]
+        answers = iter(process_isolated(self._stage, readable) if readable else [])
+        return [self._response(next(answers) if isinstance(request, Request) else request) for request in read]
 
-    def _read(self, request: Any) -> Request:
-        inputs = {}
-        for name in self._inputs:
-            tensor = pb_utils.get_input_tensor_by_name(request, name)
-            if tensor is not None:
-                inputs[name] = tensor.as_numpy()
-        return Request(inputs, json.loads(request.parameters() or "{}"))
+    def _read(self, request: Any) -> Request | TritextError:
+        try:
+            tensors = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self._inputs}
+            inputs = {name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None}
+            return Request(inputs, json.loads(request.parameters() or "{}"))
+        except Exception as error:  # noqa: BLE001 - what leaves `execute` would fail the whole batch
+            return fault(self._stage, error)
 
     def _response(self, answer: Answer | TritextError) -> Any:
-        if isinstance(answer, TritextError):
-            is_callers = isinstance(answer, InvalidInput)
-            code = pb_utils.TritonError.INVALID_ARG if is_callers else pb_utils.TritonError.INTERNAL
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), code))
-        return pb_utils.InferenceResponse(
-            [pb_utils.Tensor(name, np.ascontiguousarray(answer[name])) for name in self._outputs]
-        )
+        if not isinstance(answer, TritextError):
+            try:
+                return pb_utils.InferenceResponse(
+                    [pb_utils.Tensor(name, np.ascontiguousarray(answer[name])) for name in self._outputs]
+                )
+            except Exception as error:  # noqa: BLE001 - as above
+                answer = fault(self._stage, error)
+        code = pb_utils.TritonError.INVALID_ARG if isinstance(answer, InvalidInput) else pb_utils.TritonError.INTERNAL
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), code))
 
 
 class _TritonLog(logging.Handler):

@@ -8,11 +8,12 @@ from typing import Any, Final, Protocol, Self
 
 from numpy.typing import NDArray
 
-from tritext.errors import InvalidInput, TritextError
+from tritext.errors import InvalidInput, StageFault, TritextError
 
 Answer = dict[str, NDArray[Any]]
 
 _log: Final = logging.getLogger("tritext")
+_log.addHandler(logging.NullHandler())  # outside of Triton nobody may listen, and then nothing goes to stderr
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,13 @@ class Stage(Protocol):
         ...
 
 
-class StageFault(TritextError):
-    """The stage failed on a request that is not known to be at fault. The log has the traceback."""
+def fault(stage: Stage, error: BaseException) -> StageFault:
+    """What a caller may know of `error`, which `stage` raised on a request; the log gets all of it."""
+    name = type(stage).__name__
+    _log.error("%s failed on a request", name, exc_info=error)
+    answer = StageFault(f"The server failed in {name}; its log has the details.")
+    answer.__cause__ = error
+    return answer
 
 
 def process_isolated(stage: Stage, requests: Sequence[Request]) -> list[Answer | TritextError]:
@@ -49,8 +55,7 @@ def process_isolated(stage: Stage, requests: Sequence[Request]) -> list[Answer |
             return [error]
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException:  # noqa: BLE001 - a panic in a Rust or C++ extension is no Exception
+    except BaseException as error:  # noqa: BLE001 - a panic in a Rust or C++ extension is no Exception
         if len(requests) == 1:
-            _log.exception("%s failed on a request", type(stage).__name__)
-            return [StageFault(f"The server failed in {type(stage).__name__}; its log has the details.")]
+            return [fault(stage, error)]
     return [answer for request in requests for answer in process_isolated(stage, [request])]
