@@ -5,11 +5,13 @@ and logits for a few real texts, so that whoever serves can check the engine on 
 without torch.
 """
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Self
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +25,10 @@ REFERENCE: Final = "reference.npz"
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One build of one model. Paths are relative to the repository; hashes are SHA-256 in hex."""
+    """One build of one model. Paths are relative to the repository; hashes are SHA-256 in hex.
+
+    `fingerprint` is the hash of all that went in: the same checkpoint, options and versions give the same one.
+    """
 
     name: str
     build: str
@@ -34,12 +39,14 @@ class Manifest:
     problem_type: str | None
     max_length: int
     max_batch_size: int
-    checkpoint: Mapping[str, Any]  # source, revision, architecture, model_type, files
+    checkpoint: Mapping[str, Any]  # source (a hub id, or the folder's name), revision, architecture, model_type, files
     engine: Mapping[str, Any]  # name, precision, and the versions that made the artefact
     steps: Mapping[str, str]  # role ("tokenizer", "encoder", "postprocess") -> Triton model name
     files: Mapping[str, str]  # path -> hash
     versions: Mapping[str, str]  # package -> version, at build
     parity: Mapping[str, Any]  # the figures, see build/parity.py
+    fingerprint: str = ""
+    replaces: str | None = None  # the build that was committed before, which is kept to go back to
     schema: int = field(default=SCHEMA)
 
     def to_json(self) -> str:
@@ -63,6 +70,8 @@ class Manifest:
         missing = sorted({f.name for f in fields(cls)} - values.keys())
         if missing:
             raise RepositoryError(f"{path} lacks {', '.join(missing)}. Build the model again.")
+        if not isinstance(values["labels"], list):
+            raise RepositoryError(f"{path} has labels that are no list. Build the model again.")
         values["labels"] = tuple(values["labels"])
         return cls(**{f.name: values[f.name] for f in fields(cls)})
 
@@ -78,7 +87,7 @@ class Example:
     logits: NDArray[np.float32]
 
 
-def write_reference(folder: Path, examples: list[Example]) -> None:
+def write_reference(folder: Path, examples: Sequence[Example]) -> None:
     """Write `examples` to ``reference.npz`` in `folder`. No pickles: texts are stored as JSON in a byte array."""
     texts = json.dumps([[e.text, e.pair] for e in examples]).encode()
     arrays: dict[str, NDArray[Any]] = {"texts": np.frombuffer(texts, dtype=np.uint8)}
@@ -99,5 +108,11 @@ def read_reference(folder: Path) -> list[Example]:
                 Example(text, pair, arrays[f"ids.{i}"], arrays[f"types.{i}"], arrays[f"logits.{i}"])
                 for i, (text, pair) in enumerate(texts)
             ]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile) as error:
         raise RepositoryError(f"{path} cannot be read ({error}). Build the model again.") from error
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256 in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -116,6 +116,14 @@ def parse(kind: type[P], sent: Mapping[str, object], defaults: Mapping[str, obje
     return kind(**values)
 
 
+def check_defaults(kind: type[Parameters], defaults: Mapping[str, object]) -> None:
+    """InvalidInput where one of `defaults` is no parameter of `kind`, or has a value that it cannot have."""
+    known = sorted(field.name for field in dataclasses.fields(kind))
+    for name in sorted(defaults.keys() - known):
+        raise InvalidInput(_unknown(name, known))
+    parse(kind, {}, defaults)
+
+
 def _read(name: str, value: object, rule: Rule) -> Any:
     try:
         return rule.parse(value)

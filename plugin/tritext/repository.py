@@ -5,11 +5,16 @@
     REPO/
       spam/                             the ensemble; clients call this name
         config.pbtxt                    its rename into place is the commit
-        1/                              empty: Triton wants a version folder
+        1/                              Triton wants a version folder; it holds nothing but an empty file, since
+                                        copying by git or to an object store loses empty folders
         builds/3f9c01aa/manifest.json   see manifest.py
+        builds/3f9c01aa/config.pbtxt    the ensemble of this build: copied over spam/config.pbtxt, it is the way back
       spam_tokenizer_3f9c01aa/          the steps, under build-stamped names
       spam_encoder_3f9c01aa/
       spam_postprocess_3f9c01aa/
+
+One build before the committed one is kept. While a build runs there is a lock, and a folder that Triton does not
+look at: see build/staging.py.
 """
 
 import re
@@ -22,11 +27,12 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from tritext import contract
 from tritext.errors import RepositoryError
-from tritext.manifest import Example, Manifest, read_reference
+from tritext.manifest import MANIFEST, Example, Manifest, read_reference, sha256
 
 CONFIG: Final = "config.pbtxt"
 BUILDS: Final = "builds"
 VERSION: Final = "1"
+KEPT: Final = ".keep"
 ROLES: Final = ("tokenizer", "encoder", "postprocess")
 
 NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -72,6 +78,16 @@ class BuiltModel:
         """The version folder of the step that plays `role`."""
         return self.repository / step_name(self.name, role, self.build) / VERSION
 
+    def damage(self) -> list[str]:
+        """What is missing or not as it was built, as paths below the repository. Reads every file."""
+        folder = self.repository / self.name
+        files = {self.repository / path: digest for path, digest in self.manifest().files.items()}
+        # Not among the files, for it is what a commit or a way back replaces.
+        files[folder / CONFIG] = files.get(self.folder / CONFIG, "")
+        bad = [path for path, digest in files.items() if not path.is_file() or sha256(path) != digest]
+        bad += [] if (folder / VERSION).is_dir() else [folder / VERSION]
+        return sorted(str(path.relative_to(self.repository)) for path in bad)
+
 
 def committed(repository: Path, name: str) -> BuiltModel | None:
     """The model `name` in `repository`, or None where nothing of that name was ever committed.
@@ -83,8 +99,18 @@ def committed(repository: Path, name: str) -> BuiltModel | None:
         return None
     build = read_config(folder).parameters[contract.PARAM_BUILD].string_value
     if not build:
-        raise RepositoryError(f"{folder} is a Triton model that tritext did not make.")
+        raise RepositoryError(f"{folder} is a Triton model that tritext did not make, or it is damaged.")
     return BuiltModel(repository, name, build)
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether tritext made this model's folder, also where its configuration is damaged."""
+    if any((folder / BUILDS).glob(f"*/{MANIFEST}")):
+        return True
+    try:
+        return contract.PARAM_BUILD in read_config(folder).parameters
+    except RepositoryError:
+        return False
 
 
 def models(repository: Path) -> list[BuiltModel]:

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
+from tritext.errors import RepositoryError
+
 SETTINGS: Final = "settings.json"
 TOKENIZER: Final = "tokenizer.json"
 
@@ -19,8 +21,13 @@ class _Stored:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        values = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        """Read what `write` wrote into `folder`; RepositoryError where it is missing or damaged."""
+        path = folder / SETTINGS
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise RepositoryError(f"{path} cannot be read ({error}). Build the model again.") from error
 
 
 @dataclass(frozen=True)

@@ -1,70 +1,56 @@
 """The whole build, step by step."""
 
-import hashlib
-import json
-import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib import metadata
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import count
 from pathlib import Path
-from typing import Any, Final
 
 import transformers
 from transformers import PreTrainedTokenizerBase
-from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-import tritext
 from tritext import parameters
 from tritext.build import commit as commits
 from tritext.build import parity as parities
-from tritext.build.checkpoint import Facts, Overrides, inspect, load_model
-from tritext.build.config import Plan, configurations, templates, write_config
+from tritext.build import record
+from tritext.build.checkpoint import Facts, inspect, load_model
+from tritext.build.config import Plan, configurations, write_config
 from tritext.build.export import export, input_names
+from tritext.build.options import BuildOptions, BuildResult
 from tritext.build.parity import Parity
 from tritext.build.progress import Progress, Silent
+from tritext.build.record import Inputs
 from tritext.build.source import Source
+from tritext.build.staging import staging
+from tritext.build.steps import settings_for, write_steps
 from tritext.build.texts import parity_texts
 from tritext.contract import TEXT_PAIR
 from tritext.engines import engine_named
-from tritext.engines.base import Artefact, Precision
-from tritext.errors import CheckpointError, EngineError
+from tritext.engines.base import Artefact
+from tritext.errors import BuildError, EngineError, InvalidInput, RepositoryError
 from tritext.manifest import MANIFEST, Example, Manifest, write_reference
 from tritext.pipeline import Pipeline
-from tritext.repository import CONFIG, ROLES, VERSION, BuiltModel, committed, step_name
-from tritext.settings import TOKENIZER, EngineSettings, TaskSettings
+from tritext.repository import BUILDS, CONFIG, KEPT, ROLES, VERSION, BuiltModel, committed
+from tritext.settings import TaskSettings
 from tritext.tasks import task_named
-
-_VERSIONED: Final = ("tritext", "torch", "transformers", "tokenizers", "onnx", "numpy")
-
-
-@dataclass(frozen=True, slots=True)
-class BuildOptions:
-    """Everything a user can choose. `defaults` are request parameters' defaults, as they would be sent."""
-
-    name: str
-    repository: Path
-    engine: str = "openvino"
-    precision: Precision = "fp32"
-    max_batch_size: int = 256
-    overrides: Overrides = field(default_factory=Overrides)
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    force: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class BuildResult:
-    """`changed` is False where the very same build was already committed."""
-
-    model: BuiltModel
-    manifest: Manifest
-    changed: bool
 
 
 def build(source: Source, options: BuildOptions, progress: Progress | None = None) -> BuildResult:
     """Build the checkpoint at `source` into `options.repository` and commit it; BuildError says what is wrong."""
-    _quiet_transformers()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     return _Builder(source, options, progress or Silent()).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A build that is whole and judged, in its staging folder, but for configurations and record."""
+
+    settings: TaskSettings
+    artefact: Artefact
+    examples: Sequence[Example]
+    parity: Parity
 
 
 class _Builder:
@@ -74,17 +60,18 @@ class _Builder:
     def run(self) -> BuildResult:
         options = self._options
         self._check_options()
-        self._progress.step("Read the checkpoint")
-        facts, tokenizer = inspect(self._source, options.overrides)
-        parameters.parse(task_named(facts.task).parameters, {}, options.defaults)
-        files = self._source.hashes()
-        build = _build_id(files, facts, options)
-        self._progress.done(f"{facts.architecture}, {facts.task}, {len(facts.labels)} labels")
-        if not options.force and (known := self._already_built(build)):
+        inputs, tokenizer = self._read()
+        fingerprint = inputs.fingerprint()
+        if not options.force and (known := self._already_built(fingerprint)):
             return BuildResult(known, known.manifest(), changed=False)
-        with commits.staging(options.repository) as staged:
-            manifest = self._build(staged, build, facts, tokenizer, files)
-        return BuildResult(BuiltModel(options.repository, options.name, build), manifest, changed=True)
+        with staging(options.repository, options.name) as staged:
+            commits.clean(options.repository, options.name, staged)
+            made = self._make(staged, inputs.facts, tokenizer)
+            model = BuiltModel(options.repository, options.name, self._free_build(fingerprint))
+            manifest = self._commit(staged, model, inputs, made)
+            with suppress(OSError):  # it is committed: what stays behind, the next build removes
+                commits.clean(options.repository, options.name, staged)
+        return BuildResult(model, manifest, changed=True)
 
     def _check_options(self) -> None:
         options = self._options
@@ -93,143 +80,89 @@ class _Builder:
         if options.precision not in precisions:
             raise EngineError(f"Engine {options.engine} has no {options.precision}; it has {', '.join(precisions)}.")
         if not 1 <= options.max_batch_size <= 65536:
-            raise CheckpointError(f"--max-batch-size {options.max_batch_size} must be from 1 to 65536 rows.")
+            raise BuildError(f"--max-batch-size {options.max_batch_size} must be from 1 to 65536 rows.")
 
-    def _already_built(self, build: str) -> BuiltModel | None:
-        model = committed(self._options.repository, self._options.name)
-        if model is None or model.build != build:
+    def _read(self) -> tuple[Inputs, PreTrainedTokenizerBase]:
+        self._progress.step("Read the checkpoint")
+        facts, tokenizer = inspect(self._source, self._options.overrides)
+        try:
+            parameters.check_defaults(task_named(facts.task).parameters, self._options.defaults)
+        except InvalidInput as error:
+            raise BuildError(f"A --default cannot be. {error}") from error
+        inputs = Inputs(facts, self._options, self._source.hashes())
+        self._progress.done(f"{facts.architecture}, {facts.task}, {len(facts.labels)} labels")
+        return inputs, tokenizer
+
+    def _already_built(self, fingerprint: str) -> BuiltModel | None:
+        """The committed model, if it was made of the same inputs and is whole."""
+        try:
+            model = committed(self._options.repository, self._options.name)
+            if model is None or model.manifest().fingerprint != fingerprint:
+                return None
+        except RepositoryError:  # damaged: it is built again
             return None
         self._progress.step("Check the build that is there")
-        whole = all((model.repository / path).is_file() for path in model.manifest().files)
-        self._progress.done("nothing changed" if whole else "files are missing: building again")
-        return model if whole else None
+        damage = model.damage()
+        self._progress.done(f"not as it was built: {', '.join(damage)}" if damage else "nothing changed")
+        return None if damage else model
 
-    def _build(
-        self, staged: Path, build: str, facts: Facts, tokenizer: PreTrainedTokenizerBase, files: dict[str, str]
-    ) -> Manifest:
+    def _free_build(self, fingerprint: str) -> str:
+        """Eight hex digits, the same for the same inputs, unless a build is there that has them."""
+        ids = (sha256(f"{fingerprint} {number}".encode()).hexdigest()[:8] for number in count())
+        return next(each for each in ids if commits.is_free(self._options.repository, self._options.name, each))
+
+    def _make(self, staged: Path, facts: Facts, tokenizer: PreTrainedTokenizerBase) -> _Made:
+        options, task = self._options, task_named(facts.task)
+        folders = {role: staged / role / VERSION for role in ROLES}
+        for folder in folders.values():
+            folder.mkdir(parents=True)
         self._progress.step("Load the weights")
         model = load_model(facts)
         self._progress.done(f"{model.num_parameters() / 1e6:.1f} M parameters")
         self._progress.step("Export to ONNX")
-        logits = task_named(facts.task).logits
-        graph = export(model, input_names(model, tokenizer), logits, staged / "model.onnx")
+        graph = export(model, input_names(model, tokenizer), task.logits, staged / "onnx" / "model.onnx")
         self._progress.done(", ".join(graph.inputs))
-        folders = {role: staged / role / VERSION for role in (*ROLES, commits.RECORD)}
-        for role in ROLES:
-            folders[role].mkdir(parents=True)
-        engine = engine_named(self._options.engine)
-        self._progress.step(f"Build the engine: {engine.name} {self._options.precision}")
-        artefact = engine.build(graph, self._options.precision, folders["encoder"])
-        settings = _settings(facts, tokenizer, graph.inputs, self._options)
-        self._write_stages(folders, settings, artefact, tokenizer)
+        engine = engine_named(options.engine)
+        self._progress.step(f"Build the engine: {engine.name} {options.precision}")
+        artefact = engine.build(graph, options.precision, folders["encoder"])
+        settings = settings_for(facts, tokenizer, graph.inputs, options)
+        write_steps(staged, settings, tokenizer, artefact, options)
         self._progress.done(_megabytes(folders["encoder"]))
-        texts = parity_texts(pairs=TEXT_PAIR in task_named(facts.task).inputs)
+        texts = parity_texts(pairs=TEXT_PAIR in task.inputs)
         self._progress.step("Compare with the checkpoint", total=len(texts))
         examples = parities.reference(model, tokenizer, facts, texts, self._progress.advance)
-        pipeline = Pipeline.from_folders(folders["tokenizer"], folders["encoder"], folders["postprocess"])
-        parity = parities.compare(pipeline, examples, settings, self._options.precision)
+        pipeline = Pipeline.from_folders(**folders)
+        parity = parities.compare(pipeline, examples, settings, options.precision)
         self._progress.done(_verdict(parity))
-        return self._commit(staged, Plan(self._options.name, build, settings, artefact, self._options.max_batch_size),
-                            facts, files, parity, examples)  # fmt: skip
+        return _Made(settings, artefact, examples, parity)
 
-    def _write_stages(self, folders: Mapping[str, Path], settings: TaskSettings, artefact: Artefact,
-                      tokenizer: PreTrainedTokenizerBase) -> None:  # fmt: skip
-        settings.write(folders["tokenizer"])
-        settings.write(folders["postprocess"])
-        tokenizer.backend_tokenizer.save(str(folders["tokenizer"] / TOKENIZER))
-        EngineSettings(
-            self._options.engine, self._options.precision, artefact.file, settings.encoder_inputs, settings.pad_id
-        ).write(folders["encoder"])
-        for role, template in {**{role: role for role in ROLES}, "encoder": artefact.template}.items():
-            source = templates() / "models" / template / VERSION / "model.py"
-            if source.is_file():
-                shutil.copyfile(source, folders[role] / "model.py")
-
-    def _commit(self, staged: Path, plan: Plan, facts: Facts, files: dict[str, str], parity: Parity,
-                examples: list[Example]) -> Manifest:  # fmt: skip
+    def _commit(self, staged: Path, model: BuiltModel, inputs: Inputs, made: _Made) -> Manifest:
         self._progress.step("Commit")
-        configs: dict[str, ModelConfig] = configurations(plan)
+        plan = Plan(model.name, model.build, made.settings, made.artefact, self._options.max_batch_size)
+        configs = configurations(plan)
         for role in ROLES:
             write_config(configs[role], staged / role / CONFIG)
-        targets = {role: Path(step_name(plan.name, role, plan.build)) for role in ROLES}
-        manifest = _manifest(plan, facts, files, parity, self._options, commits.hashes(staged, targets))
-        record = staged / commits.RECORD
-        record.mkdir()
-        write_reference(record, examples)
-        (record / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-        commits.commit(self._options.repository, staged, plan.name, plan.build, configs["ensemble"])
-        self._progress.done(f"{self._options.repository / plan.name}, build {plan.build}")
+        ensemble = staged / commits.ENSEMBLE
+        folder = ensemble / BUILDS / model.build
+        (ensemble / VERSION).mkdir(parents=True)
+        (ensemble / VERSION / KEPT).touch()
+        folder.mkdir(parents=True)
+        for place in (ensemble, folder):
+            write_config(configs["ensemble"], place / CONFIG)
+        write_reference(folder, made.examples)
+        files = commits.hashes(staged, model)
+        manifest = record.manifest(model, inputs, made.artefact, made.parity, files, self._before())
+        (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        commits.commit(staged, model)
+        self._progress.done(f"{model.repository / model.name}, build {model.build}")
         return manifest
 
-
-def _quiet_transformers() -> None:
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-
-
-def _versions() -> dict[str, str]:
-    return {package: metadata.version(package) for package in _VERSIONED}
-
-
-def _build_id(files: Mapping[str, str], facts: Facts, options: BuildOptions) -> str:
-    """Eight hex digits that change with anything that can change an answer."""
-    parts = {
-        "files": files,
-        "facts": [facts.task, facts.labels, facts.problem_type, facts.max_length],
-        "tokenizer": Source("", options.overrides.tokenizer, None).hashes() if options.overrides.tokenizer else {},
-        "options": [options.engine, options.precision, options.max_batch_size, sorted(options.defaults.items())],
-        "versions": {**_versions(), options.engine: metadata.version(options.engine)},
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _settings(
-    facts: Facts, tokenizer: PreTrainedTokenizerBase, inputs: tuple[str, ...], options: BuildOptions
-) -> TaskSettings:
-    return TaskSettings(
-        task=facts.task,
-        labels=facts.labels,
-        problem_type=facts.problem_type,
-        max_length=facts.max_length,
-        encoder_inputs=inputs,
-        pad_id=int(tokenizer.pad_token_id or 0),
-        unk_id=tokenizer.unk_token_id,
-        defaults=_defaults(tokenizer, options),
-    )
-
-
-def _defaults(tokenizer: PreTrainedTokenizerBase, options: BuildOptions) -> dict[str, Any]:
-    """The user's, over the side that the checkpoint's own tokenizer is set to cut."""
-    side = {"truncation": "left"} if tokenizer.truncation_side == "left" else {}
-    return {**side, **options.defaults}
-
-
-def _manifest(plan: Plan, facts: Facts, files: Mapping[str, str], parity: Parity, options: BuildOptions,
-              hashes: Mapping[str, str]) -> Manifest:  # fmt: skip
-    return Manifest(
-        name=plan.name,
-        build=plan.build,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        tritext=tritext.__version__,
-        task=facts.task,
-        labels=facts.labels,
-        problem_type=facts.problem_type,
-        max_length=facts.max_length,
-        max_batch_size=plan.max_batch_size,
-        checkpoint={
-            "source": facts.source.name,
-            "revision": facts.source.revision,
-            "architecture": facts.architecture,
-            "model_type": facts.model_type,
-            "tokenizer": facts.tokenizer_class,
-            "files": files,
-        },
-        engine={"name": options.engine, "precision": options.precision, **plan.artefact.versions},
-        steps={role: step_name(plan.name, role, plan.build) for role in ROLES},
-        files=hashes,
-        versions=_versions(),
-        parity=parities.as_json(parity),
-    )
+    def _before(self) -> str | None:
+        try:
+            model = committed(self._options.repository, self._options.name)
+        except RepositoryError:
+            return None
+        return model.build if model else None
 
 
 def _megabytes(folder: Path) -> str:

@@ -1,29 +1,37 @@
 """Putting a finished build into the repository so that a crash at any moment leaves a whole model behind.
 
-The steps are written in a hidden folder and renamed into place under names that no other build has. The
-ensemble's ``config.pbtxt`` comes last, by one rename: before it the old build answers, after it the new one.
+Steps and record are written in a staging folder and renamed into place under names that no other build has. The
+ensemble's ``config.pbtxt`` comes last, by one rename: before it the old build answers, after it the new one. A new
+model's ensemble comes as a whole folder, for one without configuration would keep Triton from starting.
 """
 
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig
-
 from tritext.errors import RepositoryError
-from tritext.repository import BUILDS, CONFIG, NAME_PATTERN, ROLES, STEP_PATTERN, VERSION, committed, step_name
+from tritext.manifest import sha256
+from tritext.repository import (
+    BUILDS,
+    CONFIG,
+    NAME_PATTERN,
+    ROLES,
+    STEP_PATTERN,
+    VERSION,
+    BuiltModel,
+    committed,
+    is_ours,
+    step_name,
+)
 
-_STAGING: Final = ".tritext-staging-"
-RECORD: Final = "record"  # the folder in staging that becomes NAME/builds/BUILD
+ENSEMBLE: Final = "ensemble"  # the folder in staging that becomes NAME
+_TRASH: Final = "trash"  # the one that nothing becomes of
 
 
 def check_name(repository: Path, name: str) -> None:
-    """RepositoryError where `name` cannot be used, or is a folder that tritext did not make."""
+    """RepositoryError where `name` cannot be used, or would take folders that tritext did not make."""
     if not NAME_PATTERN.fullmatch(name):
         raise RepositoryError(
             f"{name!r} cannot be a model's name. Use letters, digits, '.', '_' and '-', a letter or digit first."
@@ -31,74 +39,99 @@ def check_name(repository: Path, name: str) -> None:
     if STEP_PATTERN.fullmatch(name):
         raise RepositoryError(f"{name!r} has the form of a build's step. Choose another name.")
     folder = repository / name
-    if folder.exists() and not (folder / BUILDS).is_dir():
+    if os.path.lexists(folder) and not is_ours(folder):
         raise RepositoryError(f"{folder} exists and was not made by tritext. Choose another --name or --out.")
-    committed(repository, name)  # raises where its configuration is not ours
+    for step in _steps(repository, name):
+        if not is_ours(step):
+            raise RepositoryError(
+                f"{step} was not made by tritext, and has the form of a step of {name}. Choose another --name or --out."
+            )
 
 
-@contextmanager
-def staging(repository: Path) -> Iterator[Path]:
-    """A folder inside `repository` (so that renames stay on one file system), removed in the end."""
-    try:
-        repository.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=_STAGING, dir=repository))
-    except OSError as error:
-        raise RepositoryError(f"{repository} cannot be written to: {error.strerror}.") from error
-    try:
-        yield folder
-    except OSError as error:
-        raise RepositoryError(f"The model repository {repository} cannot be written: {error}.") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def commit(repository: Path, staged: Path, name: str, build: str, ensemble: ModelConfig) -> None:
-    """Move the steps and the record in `staged` into `repository`, then switch the ensemble to them."""
-    before = committed(repository, name)
+def commit(staged: Path, model: BuiltModel) -> None:
+    """Move what is in `staged`, a folder for each role and `ENSEMBLE`, into place and switch the ensemble to it."""
+    repository, folder = model.repository, model.repository / model.name
+    _flush(staged)
     for role in ROLES:
-        _replace(staged / role, repository / step_name(name, role, build))
-    folder = repository / name
-    (folder / VERSION).mkdir(parents=True, exist_ok=True)
+        (staged / role).rename(repository / step_name(model.name, role, model.build))
+    _flush_names(repository)
+    if folder.exists():
+        _switch(staged / ENSEMBLE, folder, model.build)
+    else:
+        (staged / ENSEMBLE).rename(folder)
+        _flush_names(repository)
+
+
+def _switch(ensemble: Path, folder: Path, build: str) -> None:
+    if not (folder / VERSION).is_dir():
+        (ensemble / VERSION).rename(folder / VERSION)
     (folder / BUILDS).mkdir(exist_ok=True)
-    _replace(staged / RECORD, folder / BUILDS / build)
-    _write_whole(folder / CONFIG, text_format.MessageToString(ensemble, as_utf8=True))
-    remove_builds(repository, name, keep={build} | ({before.build} if before else set()))
+    (ensemble / BUILDS / build).rename(folder / BUILDS / build)
+    _flush_names(folder / BUILDS)
+    (ensemble / CONFIG).replace(folder / CONFIG)
+    _flush_names(folder)
 
 
-def remove_builds(repository: Path, name: str, keep: set[str]) -> None:
-    """Remove the steps and records of every build of `name` but those in `keep`."""
-    for folder in repository.iterdir():
-        match = STEP_PATTERN.fullmatch(folder.name)
-        if match and match["name"] == name and match["build"] not in keep:
-            shutil.rmtree(folder)
-    for record in (repository / name / BUILDS).iterdir():
-        if record.name not in keep:
-            shutil.rmtree(record)
+def clean(repository: Path, name: str, staged: Path) -> None:
+    """Remove every build of `name` but the committed one and the one before it, by way of `staged`.
+
+    Nothing is removed where it cannot be told which one is committed.
+    """
+    keep: set[str | None] = set()
+    if (repository / name).exists():
+        try:
+            model = committed(repository, name)
+        except RepositoryError:
+            return
+        if model is None:
+            return
+        keep.add(model.build)
+        with suppress(RepositoryError):  # where its record is damaged, none before it is worth going back to
+            keep.add(model.manifest().replaces)
+    trash = staged / _TRASH
+    trash.mkdir(exist_ok=True)
+    records = (repository / name / BUILDS).glob("*")
+    for folder in [*_steps(repository, name), *records]:
+        if folder.name.rpartition("_")[2] not in keep:
+            # Whole, or gone: a step without its configuration would keep Triton from starting.
+            folder.rename(trash / folder.name)
 
 
-def hashes(folder: Path, names: Mapping[str, Path]) -> dict[str, str]:
-    """SHA-256 of every file below ``folder/key``, under the path that it will have below `names`' value."""
-    from tritext.build.source import sha256
+def is_free(repository: Path, name: str, build: str) -> bool:
+    """Whether nothing of `name` has the id `build`."""
+    taken = [repository / step_name(name, role, build) for role in ROLES]
+    return not any(os.path.lexists(path) for path in [*taken, repository / name / BUILDS / build])
 
+
+def hashes(staged: Path, model: BuiltModel) -> dict[str, str]:
+    """SHA-256 of every file of the steps and the record in `staged`, under its path in the repository."""
+    record = Path(BUILDS, model.build)
+    places = {staged / role: Path(step_name(model.name, role, model.build)) for role in ROLES}
+    places[staged / ENSEMBLE / record] = Path(model.name) / record
     return {
-        str(target / path.relative_to(folder / key)): sha256(path)
-        for key, target in names.items()
-        for path in sorted((folder / key).rglob("*"))
+        str(place / path.relative_to(folder)): sha256(path)
+        for folder, place in places.items()
+        for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
 
 
-def _replace(source: Path, target: Path) -> None:
-    """Move a folder; one that an interrupted build left at `target` goes first."""
-    if target.exists():
-        shutil.rmtree(target)
-    source.replace(target)
+def _steps(repository: Path, name: str) -> Iterator[Path]:
+    for folder in sorted(repository.glob(f"{name}_*")):
+        match = STEP_PATTERN.fullmatch(folder.name)
+        if match and match["name"] == name:
+            yield folder
 
 
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".new")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _flush(folder: Path) -> None:
+    """Have everything in `folder` on the disk before a rename can be."""
+    for path in folder.rglob("*"):
+        _flush_names(path)
+
+
+def _flush_names(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -72,6 +72,7 @@ def configurations(plan: Plan) -> dict[str, ModelConfig]:
         config.name = step_name(plan.name, role, plan.build)
         config.max_batch_size = plan.max_batch_size
         _set_tensors(config, inputs, outputs)
+        config.parameters[contract.PARAM_BUILD].string_value = plan.build
         configs[role] = config
     configs["ensemble"] = _ensemble(plan, configs)
     return configs

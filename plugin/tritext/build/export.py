@@ -42,9 +42,13 @@ def input_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> t
 
 
 def export(model: PreTrainedModel, names: tuple[str, ...], logits: Tensor, path: Path) -> Graph:
-    """Trace `model` into an ONNX file at `path` with dynamic batch and length; ExportError where it cannot be."""
+    """Trace `model` into an ONNX file at `path` with dynamic batch and length; ExportError where it cannot be.
+
+    Beyond 2 GB the weights become files beside it, so the folder should be its own.
+    """
     example = _example(names, int(model.config.pad_token_id or 0), int(model.config.vocab_size))
     axes: dict[str, dict[int, str]] = {name: {0: "batch", 1: "length"} for name in names}
+    path.parent.mkdir(parents=True, exist_ok=True)
     axes["logits"] = {0: "batch", 1: "length"} if len(logits.dims) > 1 else {0: "batch"}
     options: dict[str, Any] = {
         "input_names": list(names), "output_names": ["logits"], "dynamic_axes": axes, "opset_version": _OPSET,
@@ -56,6 +60,8 @@ def export(model: PreTrainedModel, names: tuple[str, ...], logits: Tensor, path:
             warnings.simplefilter("ignore")
             torch.onnx.export(_Encoder(model, names), example, str(path), **options)
         onnx.checker.check_model(str(path))
+    except OSError:
+        raise  # a disk's fault, not the graph's
     except Exception as error:  # the tracer raises whatever the model's code does
         detail = str(error).strip().split("\n", maxsplit=1)[0]
         raise ExportError(f"{type(model).__name__} cannot be exported to ONNX: {detail}") from error

@@ -1,6 +1,5 @@
 """Where a checkpoint comes from: a local directory, or the Hugging Face hub."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,6 +16,7 @@ from huggingface_hub.errors import (
 )
 
 from tritext.errors import CheckpointError
+from tritext.manifest import sha256
 
 _PATTERNS: Final = ("*.json", "*.txt", "*.model", "*.safetensors")
 _PICKLES: Final = ("pytorch_model*.bin",)
@@ -31,16 +31,15 @@ class Source:
     folder: Path
     revision: str | None
 
+    @property
+    def title(self) -> str:
+        """A hub id, or a directory's own name: its path says too much about the machine, and nothing elsewhere."""
+        return self.name if self.revision else self.folder.name
+
     def hashes(self) -> dict[str, str]:
         """SHA-256 of every file that may matter, by name."""
         files = sorted({path for pattern in _HASHED for path in self.folder.glob(pattern) if path.is_file()})
-        return {path.name: sha256(path) for path in files}
-
-
-def sha256(path: Path) -> str:
-    """The file's SHA-256 in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return {path.name: sha256(path) for path in files if not path.name.startswith(".")}
 
 
 def locate(checkpoint: str, revision: str | None = None) -> Source:

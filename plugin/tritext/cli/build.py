@@ -1,13 +1,18 @@
 """`tritext build`."""
 
+import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
 
 from tritext.cli.progress import TerminalProgress
 from tritext.errors import BuildError
+from tritext.parameters import NAMES
+
+if TYPE_CHECKING:
+    from tritext.engines.base import Precision
 
 
 def build(
@@ -18,7 +23,9 @@ def build(
     engine: Annotated[str, typer.Option(help="openvino or onnxruntime.")] = "openvino",
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     task: Annotated[str | None, typer.Option(help="Instead of the checkpoint's own.")] = None,
-    labels: Annotated[str | None, typer.Option(help="Label names by class index, separated by commas.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Label names by class index, separated by commas, or as a JSON list.")
+    ] = None,
     problem_type: Annotated[
         str | None,
         typer.Option(help="single_label_classification, multi_label_classification or regression."),
@@ -46,15 +53,25 @@ def build(
         name=name,
         repository=out,
         engine=engine,
-        precision=precision,
+        precision=cast("Precision", precision),  # the build refuses what it does not have
         max_batch_size=max_batch_size,
-        overrides=Overrides(task, labels.split(",") if labels else None, problem_type, max_length, tokenizer),
+        overrides=Overrides(task, _labels(labels), problem_type, max_length, tokenizer),
         defaults=_defaults(default or []),
         force=force,
     )
     with TerminalProgress(Console(stderr=True)) as progress:
         result = building.build(locate(checkpoint, revision), options, progress)
     typer.echo(result.manifest.to_json() if as_json else _summary(result.model.name, out, changed=result.changed))
+
+
+def _labels(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    try:
+        names: tuple[str, ...] = NAMES.parse(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not {NAMES.expects}", param_hint="--labels") from None
+    return names
 
 
 def _defaults(pairs: list[str]) -> dict[str, Any]:
@@ -66,4 +83,4 @@ def _defaults(pairs: list[str]) -> dict[str, Any]:
 
 def _summary(name: str, out: Path, *, changed: bool) -> str:
     verb = "Built" if changed else "Already built, nothing changed:"
-    return f"{verb} {name}. Serve it with: tritext serve {out}"
+    return f"{verb} {name}. Serve it with: tritext serve {shlex.quote(str(out))}"

@@ -18,7 +18,10 @@ Precision = Literal["fp32", "bf16"]
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """An exported encoder: an ONNX file whose `inputs` are INT32 [B, L] and whose output is ``logits``."""
+    """An exported encoder: an ONNX file whose `inputs` are INT32 [B, L] and whose output is ``logits``.
+
+    Its folder holds nothing else but, for a large one, its weights.
+    """
 
     path: Path
     inputs: tuple[str, ...]

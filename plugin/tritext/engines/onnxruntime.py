@@ -20,7 +20,7 @@ class OnnxRuntime:
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32",)
 
     def build(self, graph: Graph, precision: Precision, folder: Path) -> Artefact:
-        """Copy the graph as ``model.onnx``, once it is seen to load."""
+        """Copy the graph, ``model.onnx``, once it is seen to load."""
         del precision
         import onnxruntime
 
@@ -28,8 +28,9 @@ class OnnxRuntime:
             onnxruntime.InferenceSession(graph.path, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise ExportError(f"ONNX Runtime cannot load the exported graph: {error}") from error
-        shutil.copyfile(graph.path, folder / "model.onnx")
-        return Artefact("model.onnx", "encoder_python", {"onnxruntime": onnxruntime.__version__})
+        for file in graph.path.parent.iterdir():  # the weights of a large graph lie beside it
+            shutil.copyfile(file, folder / file.name)
+        return Artefact(graph.path.name, "encoder_python", {"onnxruntime": onnxruntime.__version__})
 
     def runner(self, path: Path, settings: EngineSettings) -> Runner:
         """Open a session on ``model.onnx``."""

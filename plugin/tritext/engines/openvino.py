@@ -1,5 +1,6 @@
 """OpenVINO: the CPU engine."""
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -30,7 +31,10 @@ class OpenVino:
             model = openvino.Core().read_model(graph.path)
         except Exception as error:
             raise ExportError(f"OpenVINO cannot convert the exported graph: {error}") from error
-        openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+        try:
+            openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+        except RuntimeError as error:  # all that it says of a full disk is "iostream error"
+            raise OSError(errno.EIO, "OpenVINO could not save the model (is the disk full?)") from error
         return Artefact("model.xml", "encoder_python", {"openvino": openvino.__version__})
 
     def runner(self, path: Path, settings: EngineSettings) -> Runner:

@@ -1,0 +1,112 @@
+"""Where a build is made until it is whole, and who may make it.
+
+Triton takes every folder at the top of a repository for a model, also a hidden one, and one that is no model keeps
+it from starting. It looks neither at files there nor into a model's folder for anything but versions. So the lock
+of a name is a file at the top, and a build is staged inside the folder of a model, once there is one.
+"""
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, TextIO
+
+from tritext.errors import RepositoryError
+from tritext.repository import BUILDS, CONFIG
+
+STAGING: Final = ".tritext-staging-"  # and the model's name
+LOCK: Final = ".tritext-lock-"  # likewise
+_PATIENCE: Final = 1.0  # seconds; whoever clears up after a dead builder holds its lock for a moment
+
+
+@contextmanager
+def staging(repository: Path, name: str) -> Iterator[Path]:
+    """A folder inside `repository`, for renames stay on one file system, that is gone in the end.
+
+    Nobody else can build `name` meanwhile, and what dead builders left is removed. RepositoryError where the
+    repository cannot be written, or `name` is being built by another process.
+    """
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+        with _locked(repository, name):
+            _sweep(repository, name)
+            folder = _host(repository, name) / f"{STAGING}{name}"
+            folder.mkdir()
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        raise RepositoryError(f"{repository} cannot be written: {error.strerror or error}.") from error
+
+
+@contextmanager
+def _locked(repository: Path, name: str) -> Iterator[None]:
+    path = repository / f"{LOCK}{name}"
+    file = _take(path, _PATIENCE)
+    if file is None:
+        raise RepositoryError(
+            f"{name} is being built into {repository} already, by process {_owner(path)}. Wait until that has ended."
+        )
+    try:
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+    finally:
+        _give_up(file, path)
+
+
+def _take(path: Path, patience: float = 0.0) -> TextIO | None:
+    """The lock at `path`, or None where a living process keeps it for longer than `patience`.
+
+    The kernel frees a lock when its process dies, however it dies.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        file = path.open("a", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                return file
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                file.close()
+                return None
+            time.sleep(0.05)
+        file.close()  # its last owner removed it: lock the one that is there now
+
+
+def _give_up(file: TextIO, path: Path) -> None:
+    path.unlink(missing_ok=True)  # while it is locked: none but its owner removes it
+    file.close()
+
+
+def _owner(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8") or "unknown"
+    except OSError:
+        return "unknown"
+
+
+def _sweep(repository: Path, name: str) -> None:
+    """Remove the staging folders of builders that are gone; `name` is locked by us."""
+    for folder in [*repository.glob(f"{STAGING}*"), *repository.glob(f"*/{STAGING}*")]:
+        owner = folder.name.removeprefix(STAGING)
+        if owner == name:
+            shutil.rmtree(folder)
+        elif file := _take(lock := repository / f"{LOCK}{owner}"):
+            try:
+                shutil.rmtree(folder)
+            finally:
+                _give_up(file, lock)
+
+
+def _host(repository: Path, name: str) -> Path:
+    """A model's folder to stage in: the model's own, or any other that tritext made; else the repository."""
+    folders = [repository / name, *sorted(repository.iterdir())]
+    made = (folder for folder in folders if (folder / CONFIG).is_file() and (folder / BUILDS).is_dir())
+    return next(made, repository)

@@ -1,0 +1,50 @@
+"""The version folders of a build's steps: what each stage reads when it is loaded."""
+
+import shutil
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from tritext.build.checkpoint import Facts
+from tritext.build.config import templates
+from tritext.build.options import BuildOptions
+from tritext.engines.base import Artefact
+from tritext.repository import ROLES, VERSION
+from tritext.settings import TOKENIZER, EngineSettings, TaskSettings
+
+
+def settings_for(
+    facts: Facts, tokenizer: PreTrainedTokenizerBase, inputs: tuple[str, ...], options: BuildOptions
+) -> TaskSettings:
+    """What the tokenizer and the postprocess stage must know; `inputs` are the graph's."""
+    # The user's defaults come over the side that the checkpoint's own tokenizer is set to cut.
+    side = {"truncation": "left"} if tokenizer.truncation_side == "left" else {}
+    return TaskSettings(
+        task=facts.task,
+        labels=facts.labels,
+        problem_type=facts.problem_type,
+        max_length=facts.max_length,
+        encoder_inputs=inputs,
+        pad_id=int(tokenizer.pad_token_id or 0),
+        unk_id=tokenizer.unk_token_id,
+        defaults={**side, **options.defaults},
+    )
+
+
+def write_steps(staged: Path, settings: TaskSettings, tokenizer: PreTrainedTokenizerBase, artefact: Artefact,
+                options: BuildOptions) -> None:  # fmt: skip
+    """Write all but the `artefact` itself, which is there already, and the configurations."""
+    folders = {role: staged / role / VERSION for role in ROLES}
+    settings.write(folders["tokenizer"])
+    settings.write(folders["postprocess"])
+    # Not by its own `save`, whose errors are nameless.
+    text = tokenizer.backend_tokenizer.to_str()
+    (folders["tokenizer"] / TOKENIZER).write_text(text, encoding="utf-8")
+    EngineSettings(
+        options.engine, options.precision, artefact.file, settings.encoder_inputs, settings.pad_id
+    ).write(folders["encoder"])  # fmt: skip
+    for role, folder in folders.items():
+        template = artefact.template if role == "encoder" else role
+        source = templates() / "models" / template / VERSION / "model.py"
+        if source.is_file():
+            shutil.copyfile(source, folder / "model.py")
