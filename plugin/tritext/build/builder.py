@@ -7,14 +7,13 @@ from hashlib import sha256
 from itertools import count
 from pathlib import Path
 
-import transformers
 from transformers import PreTrainedTokenizerBase
 
 from tritext import parameters
 from tritext.build import commit as commits
 from tritext.build import parity as parities
 from tritext.build import record
-from tritext.build.checkpoint import Facts, inspect, load_model
+from tritext.build.checkpoint import Facts, inspect
 from tritext.build.config import Plan, configurations, write_config
 from tritext.build.export import export, input_names
 from tritext.build.options import BuildOptions, BuildResult
@@ -25,6 +24,7 @@ from tritext.build.source import Source
 from tritext.build.staging import staging
 from tritext.build.steps import settings_for, write_steps
 from tritext.build.texts import parity_texts
+from tritext.build.weights import load_model
 from tritext.contract import TEXT_PAIR
 from tritext.engines import engine_named
 from tritext.engines.base import Artefact
@@ -38,8 +38,6 @@ from tritext.tasks import task_named
 
 def build(source: Source, options: BuildOptions, progress: Progress | None = None) -> BuildResult:
     """Build the checkpoint at `source` into `options.repository` and commit it; BuildError says what is wrong."""
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     return _Builder(source, options, progress or Silent()).run()
 
 

@@ -1,13 +1,13 @@
-"""Reading a checkpoint: its task, labels, lengths, tokenizer and weights, each of which can be overridden."""
+"""What a checkpoint says of itself: its task, labels, lengths and tokenizer, each of which can be overridden."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import transformers
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from tritext.build.source import Source
 from tritext.errors import CheckpointError
@@ -19,6 +19,9 @@ _OFFSET_POSITIONS: Final = frozenset(
     {"camembert", "data2vec-text", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"}
 )
 _LONGEST: Final = 512  # where neither the tokenizer nor the model says
+_SHORTEST: Final = 8
+_CONFIG: Final = "config.json"
+_TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 _PROBLEM_TYPES: Final = ("single_label_classification", "multi_label_classification", "regression")
 
 
@@ -50,14 +53,17 @@ class Facts:
 
 def inspect(source: Source, overrides: Overrides) -> tuple[Facts, PreTrainedTokenizerBase]:
     """Read config and tokenizer; CheckpointError says what is missing or not supported."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     config = _config(source)
     tokenizer = _tokenizer(source, overrides)
-    labels = _labels(config, overrides)
+    _check_vocabulary(config, tokenizer, source)
+    labels = _labels(config, overrides, source)
     architecture = next(iter(config.architectures or []), "")
     facts = Facts(
         source=source,
         task=_task(architecture, overrides, source),
-        architecture=architecture,
+        architecture=architecture or config.model_type,
         model_type=config.model_type,
         labels=labels,
         problem_type=_problem_type(config, overrides),
@@ -68,70 +74,80 @@ def inspect(source: Source, overrides: Overrides) -> tuple[Facts, PreTrainedToke
     return facts, tokenizer
 
 
-def load_model(facts: Facts) -> PreTrainedModel:
-    """The checkpoint as a torch module in fp32, in evaluation mode; CheckpointError where weights are missing."""
-    auto_class: Any = getattr(transformers, task_named(facts.task).auto_class)
-    try:
-        model, report = auto_class.from_pretrained(
-            facts.source.folder,
-            dtype="float32",
-            attn_implementation="eager",
-            num_labels=len(facts.labels),
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise CheckpointError(f"The weights of {facts.source.name} cannot be loaded: {_sentence(error)}") from error
-    missing = sorted(report["missing_keys"]) + [key for key, *_ in sorted(report.get("mismatched_keys") or [])]
-    if missing:
-        some = ", ".join(missing[:4]) + (" …" if len(missing) > 4 else "")
-        raise CheckpointError(
-            f"{facts.source.name} has no weights for {some}: it was not fine-tuned for {facts.task}, and random "
-            "weights would answer. Fine-tune it first, or check --task."
-        )
-    return model.eval()  # type: ignore[no-any-return]
-
-
 def _config(source: Source) -> PretrainedConfig:
-    path = source.folder / "config.json"
+    path = source.folder / _CONFIG
     if not path.is_file():
         raise CheckpointError(
             f"{source.name} has no config.json. A checkpoint is what `save_pretrained` writes: config.json, "
             "model.safetensors and the tokenizer's files."
         )
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
-    model_type = raw.get("model_type") if isinstance(raw, dict) else None
-    if model_type not in transformers.CONFIG_MAPPING:
-        if isinstance(raw, Mapping) and raw.get("auto_map"):
-            raise CheckpointError(
-                f"{source.name} needs its own code (auto_map in config.json), which tritext does not run: code from a "
-                "checkpoint can do anything on this machine. Use a checkpoint of an architecture in transformers."
-            )
+    raw = _json(path)
+    model_type = raw.get("model_type")
+    is_known = isinstance(model_type, str) and model_type in transformers.CONFIG_MAPPING
+    classes = raw.get("architectures") or []
+    if raw.get("auto_map") and not (is_known and all(hasattr(transformers, str(name)) for name in classes)):
+        raise CheckpointError(_needs_code(source.name, path.name, "a checkpoint of an architecture"))
+    if not is_known:
         raise CheckpointError(
             f"{source.name} has model_type {model_type!r}, which transformers {transformers.__version__} does not know."
         )
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read: {_sentence(error)}") from error
+    except Exception as error:  # each field has its own check, and its own exception
+        raise CheckpointError(f"{path} cannot be read: {sentence(error)}") from error
     return config
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} is not a JSON object.")
+    return value
+
+
+def _needs_code(name: str | Path, file: str, instead: str) -> str:
+    return (
+        f"{name} needs its own code (auto_map in {file}), which tritext does not run: code from a checkpoint can do "
+        f"anything on this machine. Use {instead} that transformers has."
+    )
 
 
 def _tokenizer(source: Source, overrides: Overrides) -> PreTrainedTokenizerBase:
     folder = overrides.tokenizer or source.folder
+    if not folder.is_dir():
+        raise CheckpointError(f"--tokenizer {folder} is not a directory.")
+    said = _json(folder / _TOKENIZER_CONFIG) if (folder / _TOKENIZER_CONFIG).is_file() else {}
+    if said.get("auto_map") and not hasattr(transformers, str(said.get("tokenizer_class"))):
+        raise CheckpointError(_needs_code(f"The tokenizer in {folder}", _TOKENIZER_CONFIG, "a tokenizer of a class"))
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # whatever a damaged tokenizer file makes the loader raise
-        raise CheckpointError(f"The tokenizer in {folder} cannot be loaded: {_sentence(error)}") from error
+        raise CheckpointError(f"The tokenizer in {folder} cannot be loaded: {sentence(error)}") from error
     if not tokenizer.is_fast:
         raise CheckpointError(
             f"The tokenizer in {folder} ({type(tokenizer).__name__}) has no fast form. Convert it with transformers "
             "and give the result with --tokenizer."
         )
+    files = sorted(set(tokenizer.vocab_files_names.values()))
+    if not any((folder / name).is_file() for name in files):  # transformers makes an empty one up
+        raise CheckpointError(
+            f"{folder} has no tokenizer: none of {', '.join(files)}. Save it there with the tokenizer's "
+            "`save_pretrained`, or give another directory with --tokenizer."
+        )
     return tokenizer
+
+
+def _check_vocabulary(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, source: Source) -> None:
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    size = getattr(config, "vocab_size", None)
+    if size is not None and highest >= size:
+        raise CheckpointError(
+            f"The tokenizer has ids up to {highest}, the model of {source.name} only {size} embeddings. They do not "
+            "belong together; check --tokenizer."
+        )
 
 
 def _task(architecture: str, overrides: Overrides, source: Source) -> str:
@@ -146,12 +162,13 @@ def _task(architecture: str, overrides: Overrides, source: Source) -> str:
     )
 
 
-def _labels(config: PretrainedConfig, overrides: Overrides) -> tuple[str, ...]:
+def _labels(config: PretrainedConfig, overrides: Overrides, source: Source) -> tuple[str, ...]:
     names = {int(index): str(label) for index, label in (config.id2label or {}).items()}
     count = max(names, default=-1) + 1
     if overrides.labels is None:
         return tuple(names.get(i, f"LABEL_{i}") for i in range(count))
-    if count and len(overrides.labels) != count:
+    raw = _json(source.folder / _CONFIG)  # where it is silent, transformers says 2
+    if len(overrides.labels) != count and (raw.get("id2label") or raw.get("num_labels")):
         raise CheckpointError(f"--labels gives {len(overrides.labels)} names, the checkpoint has {count} classes.")
     return tuple(overrides.labels)
 
@@ -166,16 +183,19 @@ def _problem_type(config: PretrainedConfig, overrides: Overrides) -> str | None:
 def _max_length(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, overrides: Overrides) -> int:
     positions = getattr(config, "max_position_embeddings", None)
     if positions and config.model_type in _OFFSET_POSITIONS:
-        positions -= int(config.pad_token_id) + 1
-    if overrides.max_length is None:
-        return int(min(tokenizer.model_max_length, positions or _LONGEST))
-    if overrides.max_length < 8:
-        raise CheckpointError(f"--max-length {overrides.max_length} is too short; it must be at least 8 tokens.")
-    if positions and overrides.max_length > positions:
-        raise CheckpointError(f"--max-length {overrides.max_length} is more than the model's {positions} positions.")
-    return overrides.max_length
+        positions -= int(config.pad_token_id or 0) + 1
+    length = overrides.max_length
+    if length is None:
+        length = int(min(tokenizer.model_max_length, positions or _LONGEST))
+    if length < _SHORTEST:
+        whose = "--max-length" if overrides.max_length is not None else "The checkpoint's maximum length of"
+        raise CheckpointError(f"{whose} {length} is too short; it must be at least {_SHORTEST} tokens.")
+    if positions and length > positions:
+        raise CheckpointError(f"--max-length {length} is more than the model's {positions} positions.")
+    return length
 
 
-def _sentence(error: BaseException) -> str:
-    """The first line of a library's message, which often runs to pages."""
-    return str(error).strip().split("\n", maxsplit=1)[0][:400] or type(error).__name__
+def sentence(error: BaseException) -> str:
+    """The start of a library's message, which often runs to pages: a line, and the next where it announces one."""
+    first, *others = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return (f"{first} {others[0]}" if first.endswith(":") and others else first)[:400]
