@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+
 from fake_triton import FakeTriton, Refusal, label_of, slowly
 
 PROGRAM = (
@@ -160,6 +161,13 @@ def test_wrong_usage_is_exit_code_2_and_asks_nothing_of_the_server(server: FakeT
     assert Path(__file__).stat().st_size > 0
 
 
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def failed(done: "subprocess.CompletedProcess[str]") -> str:
     """The one sentence of a failure."""
     assert done.returncode == 1, done.stderr
@@ -175,6 +183,21 @@ def test_failures_are_one_sentence(server: FakeTriton, tmp_path: Path) -> None:
     out = tmp_path / "no" / "out"
     server.behave = slowly(0)
     assert failed(run(server, "spam", "a", "--out", out)) == f"{out} cannot be written: No such file or directory."
+
+
+def test_a_server_that_goes_away_is_one_sentence_too(tmp_path: Path) -> None:
+    path = tmp_path / "in.txt"
+    path.write_text("a line of text\n" * 10_000)
+    with FakeTriton(behave=slowly(0.05)) as server:
+        process = subprocess.Popen(
+            command(server, "spam", "--file", path, "--json"),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT, text=True,
+        )  # fmt: skip
+        wait_until(lambda: len(server.seen) > 20)
+    out, error = process.communicate(timeout=20)
+    sentence = failed(subprocess.CompletedProcess([], process.returncode, out, error))
+    assert re.search(r"That is lines \d+ to \d+ of .*in\.txt\.$", sentence)
+    assert len(documents(out)) >= 32
 
 
 def test_a_full_disk_is_told(server: FakeTriton) -> None:
@@ -270,10 +293,7 @@ def test_ctrl_c_ends_cleanly_and_keeps_what_is_finished(server: FakeTriton, tmp_
         command(server, "spam", "--file", path, "--json", "--out", out, "--batch-size", 2),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT,
     )  # fmt: skip
-    deadline = time.monotonic() + 20
-    while len(server.seen) < 40:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: len(server.seen) >= 40)
     interrupt(process)
     texts = [document["text"] for document in documents(out.read_text())]
     assert texts == [f"text {index}" for index in range(len(texts))]
@@ -288,10 +308,7 @@ def test_ctrl_c_while_a_table_page_is_gathered_shows_it(server: FakeTriton) -> N
         command(server, "spam", "ham", "hang", "x", "--batch-size", 1),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT,
     )  # fmt: skip
-    deadline = time.monotonic() + 20
-    while len(server.seen) < 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: len(server.seen) == 3)
     time.sleep(0.5)
     out, _ = interrupt(process)
     assert b"ham" in out
@@ -305,10 +322,7 @@ def test_ctrl_c_while_waiting_for_input(server: FakeTriton) -> None:
     assert process.stdin is not None
     process.stdin.write(b"one\n")
     process.stdin.flush()
-    deadline = time.monotonic() + 20
-    while not server.seen:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: bool(server.seen))
     time.sleep(0.5)
     out, _ = interrupt(process)
     assert json.loads(out)["text"] == "one"

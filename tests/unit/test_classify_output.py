@@ -151,6 +151,11 @@ def test_on_a_terminal_labels_have_colours_and_entities_are_marked_in_the_text()
     assert "\x1b[30;46mAda\x1b[0m\x1b[1;36m PER\x1b[0m in \x1b[30;45mRome\x1b[0m" in answer
 
 
+def test_without_colour_entities_are_marked_with_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "[Ada](PER) in" in shown((row("Ada in Rome, and then"), ADA), color="standard")
+
+
 def test_columns_are_the_same_on_every_page_and_the_head_stands_once() -> None:
     answer = shown(*((row(f"text {index}", index), SPAM) for index in range(3 * PAGE + 1)))
     lines = answer.splitlines()

@@ -11,8 +11,8 @@ from typing import Any
 
 import grpc
 import pytest
-from fake_triton import LABELS, FakeTriton, Refusal, Seen, label_of, slowly
 
+from fake_triton import LABELS, FakeTriton, Refusal, Seen, label_of, slowly
 from tritext.client import FLUSH, AsyncClient, Classification, Client, TokenClassification, affected
 from tritext.errors import (
     ClientError,
@@ -299,6 +299,15 @@ def test_nobody_there(connect: Open) -> None:
     with pytest.raises(Unavailable, match=r"Nobody answers at 127\.0\.0\.1:1 "):
         connect("127.0.0.1:1").classify("spam", ["a"])
     assert time.monotonic() - start < 3
+
+
+def test_a_proxy_is_not_asked_for_this_machine(
+    connect: Open, server: FakeTriton, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("no_grpc_proxy", raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    assert connect(server.address).classify("spam", ["a"])
 
 
 def test_a_server_that_comes_back_is_found_again(connect: Open) -> None:

@@ -2,11 +2,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_triton import tensors
 from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import InferInput, InferResult, service_pb2
 
+from fake_triton import tensors
 from tritext.client.batching import Batch
 from tritext.client.codec import Malformed, RequestEncoder, decode, model_info
 from tritext.client.options import wire_parameters

@@ -1,5 +1,7 @@
 """`tritext classify`."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -67,6 +69,7 @@ def classify(
         "ignore_labels": ignore_labels,
     }
     sent = {option: value for option, value in options.items() if value is not None}
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # errors come as exceptions; its own log would stand between ours
     written = OutputFormat.jsonl if as_json else output_format
     with ending_quietly(), Client(url, timeout=timeout) as client:
         info = client.model(name)
@@ -109,7 +112,6 @@ def _most(top_k: str | None, info: ModelInfo) -> int | None:
 
 def _bar_console(source: Source, target: Target) -> Console | None:
     """Where to draw progress: on stderr where that is a terminal, above nothing else that is being drawn."""
-    console = Console(stderr=True)
-    if not source.is_long or not console.is_terminal:
+    if not source.is_long or not sys.stderr.isatty():
         return None
-    return target.share() if target.is_terminal else console
+    return target.share() if target.is_terminal else Console(stderr=True)

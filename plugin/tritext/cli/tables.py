@@ -110,7 +110,7 @@ class TableWriter:
         return line
 
     def _mark(self, word: str, entity: Entity) -> Text:
-        if self._console.color_system is None:
+        if self._console.color_system is None or self._console.no_color:
             return Text(f"[{printable(word)}]({printable(entity.label)})")
         color = self._color(entity.label)
         return Text.assemble((printable(word), f"black on {color}"), (f" {printable(entity.label)}", f"bold {color}"))

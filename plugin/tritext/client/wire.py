@@ -8,12 +8,13 @@ import importlib
 from typing import Any, Final
 
 _MINUTE_MS: Final = 60_000
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
-CHANNEL_OPTIONS: Final = (
+CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # Batches are bounded by the client (see batching.MAX_BYTES); one text may be larger than gRPC's default of 4 MiB.
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # Triton takes more than two pings in 5 minutes without data for an attack and hangs up.
+    # Triton hangs up on who pings more often than every 5 minutes while nothing is sent (its default).
     ("grpc.keepalive_time_ms", 6 * _MINUTE_MS),
     ("grpc.keepalive_timeout_ms", 20_000),
     # A server that restarts is found again within a second or two; the default backs off up to two minutes.
@@ -42,9 +43,12 @@ def grpc() -> Any:
 
 def open_channel(library: Any, address: str, credentials: Any) -> Any:
     """A channel of `library` (`grpc` or `grpc.aio`): encrypted where `credentials` are given. Connects later."""
+    options = CHANNEL_OPTIONS
+    if address.rpartition(":")[0] in _LOOPBACK:
+        options = (*options, ("grpc.enable_http_proxy", 0))  # gRPC would ask http_proxy for this very machine
     if credentials is None:
-        return library.insecure_channel(address, options=CHANNEL_OPTIONS)
-    return library.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+        return library.insecure_channel(address, options=options)
+    return library.secure_channel(address, credentials, options=options)
 
 
 def status(error: Any) -> tuple[str, str]:
