@@ -84,12 +84,15 @@ def compare(pipeline: Pipeline, examples: Sequence[Example], settings: TaskSetti
     served: list[NDArray[np.float32]] = []
     for example, trace in zip(examples, traces, strict=True):
         if isinstance(trace, TritextError):
-            raise ParityError(f"The pipeline fails on {_quote(example)}: {trace}")
+            raise ParityError(f"The pipeline fails on {_quote(example)}: {trace.__cause__ or trace}") from trace
         _check_ids(example, trace)
         logits = trace.tensors[contract.LOGITS.name][0]
+        _check_shape(example, logits)
         served.append(logits)
-        differences.append(np.abs(logits - example.logits))
-    parity = _figures(examples, served, differences, settings, precision)
+        # NaN is as far off as can be, and must be found the worst.
+        differences.append(np.nan_to_num(np.abs(logits - example.logits), nan=np.inf))
+    with np.errstate(all="ignore"):  # of infinite logits
+        parity = _figures(examples, served, differences, settings, precision)
     _check_figures(parity, precision)
     return parity
 
@@ -104,6 +107,16 @@ def _check_ids(example: Example, trace: Trace) -> None:
         raise ParityError(
             f"The token ids of {_quote(example)} are not the checkpoint's: {ids[:12].tolist()} instead of "
             f"{example.input_ids[:12].tolist()}. The tokenizer's saved form differs from the one transformers loads."
+        )
+
+
+def _check_shape(example: Example, logits: NDArray[np.float32]) -> None:
+    if not np.isfinite(example.logits).all():
+        raise ParityError(f"The checkpoint itself, in PyTorch in fp32, gives no finite logits for {_quote(example)}.")
+    if logits.shape != example.logits.shape:
+        raise ParityError(
+            f"The pipeline's logits for {_quote(example)} have the shape {logits.shape}, the checkpoint's "
+            f"{example.logits.shape}."
         )
 
 
@@ -150,7 +163,7 @@ def _score_difference(
 
 def _check_figures(parity: Parity, precision: str) -> None:
     bound = parity.tolerance["logits"]
-    if not parity.max_logit_difference <= bound:  # NaN is out of bounds too
+    if parity.max_logit_difference > bound:
         raise ParityError(
             f"The pipeline's logits differ from the checkpoint's by up to {parity.max_logit_difference:.3g}, more than "
             f"the {bound:.3g} allowed in {precision}; the worst text is {parity.worst_text}. "
