@@ -42,9 +42,11 @@ def build(
 ) -> None:
     """Build CHECKPOINT into a Triton model repository, and check its answers against the checkpoint's own."""
     try:
+        from tritext.build.source import locate
+
+        source = locate(checkpoint, revision)  # before what takes seconds to import
         from tritext import build as building
         from tritext.build.checkpoint import Overrides
-        from tritext.build.source import locate
     except ImportError as error:
         raise BuildError(
             f"Building needs {error.name}, which is not installed. Install it with: pip install 'tritext[build]'"
@@ -60,7 +62,7 @@ def build(
         force=force,
     )
     with TerminalProgress(Console(stderr=True)) as progress:
-        result = building.build(locate(checkpoint, revision), options, progress)
+        result = building.build(source, options, progress)
     typer.echo(result.manifest.to_json() if as_json else _summary(result.model.name, out, changed=result.changed))
 
 

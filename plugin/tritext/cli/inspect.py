@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tritext import repository
 from tritext.errors import BuildError
@@ -22,10 +23,12 @@ def inspect(
     """Show what would be built of a CHECKPOINT, or what was built into a REPO."""
     folder = Path(target)
     if folder.is_dir() and not (folder / "config.json").is_file():
-        manifests = [model.manifest() for model in repository.models(folder)]
-        if not manifests:
+        models = repository.models(folder)
+        if not models:
             raise BuildError(f"{target} holds neither a checkpoint (config.json) nor a model that tritext built.")
-        _show([_built(manifest) for manifest in manifests], [asdict(m) for m in manifests], as_json=as_json)
+        found = [(model.manifest(), model.damage()) for model in models]
+        documents = [{**asdict(manifest), "damage": damage} for manifest, damage in found]
+        _show([_built(*each) for each in found], documents, as_json=as_json)
     else:
         facts = _read_checkpoint(target, revision)
         _show([facts], [facts], as_json=as_json)
@@ -33,14 +36,16 @@ def inspect(
 
 def _read_checkpoint(target: str, revision: str | None) -> dict[str, Any]:
     try:
-        from tritext.build.checkpoint import Overrides, inspect
         from tritext.build.source import locate
+
+        source = locate(target, revision)
+        from tritext.build.checkpoint import Overrides, inspect
     except ImportError as error:
         raise BuildError(
             f"Reading a checkpoint needs {error.name}, which is not installed. Install it with: "
             "pip install 'tritext[build]'"
         ) from error
-    facts, _ = inspect(locate(target, revision), Overrides())
+    facts, _ = inspect(source, Overrides())
     return {
         "checkpoint": facts.source.name,
         "revision": facts.source.revision,
@@ -53,12 +58,13 @@ def _read_checkpoint(target: str, revision: str | None) -> dict[str, Any]:
     }
 
 
-def _built(manifest: Manifest) -> dict[str, Any]:
-    parity = manifest.parity
+def _built(manifest: Manifest, damage: list[str]) -> dict[str, Any]:
+    parity, checkpoint = manifest.parity, manifest.checkpoint
+    revision = f" at {checkpoint['revision']}" if checkpoint["revision"] else ""
     return {
         "model": manifest.name,
         "build": f"{manifest.build}, {manifest.created}, tritext {manifest.tritext}",
-        "checkpoint": f"{manifest.checkpoint['source']} ({manifest.checkpoint['architecture']})",
+        "checkpoint": f"{checkpoint['source']}{revision} ({checkpoint['architecture']})",
         "task": manifest.task,
         "labels": list(manifest.labels),
         "problem_type": manifest.problem_type,
@@ -67,6 +73,7 @@ def _built(manifest: Manifest) -> dict[str, Any]:
         "engine": " ".join(str(value) for value in manifest.engine.values()),
         "parity": f"{parity['texts']} texts: ids identical, labels {parity['labels_agree']}/{parity['labels']}, logits "
         f"within {parity['max_logit_difference']:.1e}",
+        "files": f"missing or changed: {', '.join(damage)}" if damage else f"{len(manifest.files)}, as they were built",
     }
 
 
@@ -80,7 +87,7 @@ def _show(tables: list[dict[str, Any]], documents: list[dict[str, Any]], *, as_j
         table.add_column(style="bold")
         table.add_column()
         for key, value in facts.items():
-            table.add_row(key.replace("_", " "), _text(value))
+            table.add_row(key.replace("_", " "), Text(_text(value)))
         console.print(table)
         console.print()
 

@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 _CHECK: Final = "[green]✓[/]"
@@ -57,5 +58,5 @@ class TerminalProgress:
         self._task = None
         seconds = time.monotonic() - self._started
         self._console.print(
-            f"{_CHECK} {self._title:<28} [dim]{seconds:5.1f} s[/]  {note}", highlight=False, soft_wrap=True
+            f"{_CHECK} {self._title:<28} [dim]{seconds:5.1f} s[/]  {escape(note)}", highlight=False, soft_wrap=True
         )
