@@ -117,6 +117,7 @@ def test_a_signal_to_the_whole_group_lets_requests_finish(repository: Path, star
     process = start(repository, "--json")
     endpoints = ready(process)
     memory = segments(endpoints["pid"])
+    assert os.getpgid(endpoints["pid"]) != os.getpgid(process.pid)
     with ThreadPoolExecutor() as pool:
         asked = [pool.submit(ask_grpc, endpoints["grpc"], "~" * 5), pool.submit(ask_http, endpoints["http"], "~" * 5)]
         time.sleep(0.3)
@@ -233,7 +234,7 @@ def test_a_model_that_does_not_answer_is_named(tmp_path: Path, start: Start) -> 
     toy.write(tmp_path / "repo", code={"encoder": toy.encoder(tildes="raise ValueError('no such op')")})
     code, out, err = finish(start(tmp_path / "repo"))
     assert (code, out) == (1, "")
-    assert "Model toy does not answer: " in err
+    assert "error: toy answers with an error: [StatusCode.INTERNAL]" in err
     assert "no such op" in err
 
 

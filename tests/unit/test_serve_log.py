@@ -2,7 +2,8 @@
 
 import pytest
 
-from tritext.serve.log import Log, LogLevel
+from tritext.cli.serve import Level
+from tritext.serve.log import LEVELS, Log, LogLevel
 
 LOADING = 'I1122 11:43:10.060929 10680 model_lifecycle.cc:472] "loading: toy_encoder_0000abcd:1"'
 LOADED = "I1122 11:43:11.702181 10680 model_lifecycle.cc:839] \"successfully loaded 'toy_encoder_0000abcd'\""
@@ -121,3 +122,7 @@ def test_a_closed_terminal_does_not_stop_the_log() -> None:
     log.feed(REAL_WARNING)
     log.feed(NOT_LOADED)
     assert log.tail() == [REAL_WARNING, NOT_LOADED]
+
+
+def test_the_command_offers_every_level() -> None:
+    assert tuple(Level) == LEVELS

@@ -54,7 +54,7 @@ def _environment() -> dict[str, str]:
     """Ours, with this interpreter first on PATH: a stub runs, and so imports from, the first ``python3`` there."""
     folder = Path(sys.executable).parent  # not resolved: a virtual environment is where its link lies
     path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PATH"))))
-    # numpy's BLAS keeps a thread and its buffers per core in every step, and no step multiplies matrices with it.
+    # numpy's BLAS would start a thread per core in every step, and no step multiplies matrices with it.
     return {"OPENBLAS_NUM_THREADS": "1", **os.environ, "PATH": path}
 
 

@@ -34,13 +34,16 @@ class Remote:
         self._client.close()
 
     def infer(self, model: str, arrays: Arrays) -> Arrays:
-        """Ask `model` with one request."""
+        """Ask `model` with one request; ServeError, which names it, where it answers with an error."""
         inputs = []
         for name, array in arrays.items():
             tensor = triton.InferInput(name, array.shape, _DATATYPES[array.dtype.kind])
             tensor.set_data_from_numpy(array)
             inputs.append(tensor)
-        result = self._call(self._client.infer, model, inputs)
+        try:
+            result = self._call(self._client.infer, model, inputs)
+        except ServeError as error:
+            raise ServeError(f"{model} answers with an error: {error}") from error
         return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
 
     def unload(self, models: set[str], deadline: float) -> bool:

@@ -139,7 +139,7 @@ class Server:
             try:
                 remote.infer(model.name, {name: text(value) for name, value in ensemble.sample(model).items()})
             except ServeError as error:
-                raise self._failed(f"Model {model.name} does not answer: {error}") from error
+                raise self._failed(str(error)) from error
         budget = BUDGET / len(self.models)
         self.checked = [check_engine(model, remote.infer, budget=budget) for model in self.models]
 
