@@ -59,6 +59,7 @@ class FakeTriton:
     config_calls: int = 0
     in_flight: int = 0
     most_in_flight: int = 0
+    abandoned: int = 0  # requests whose caller was gone when they were answered
 
     def __enter__(self) -> Self:
         self._lock = threading.Lock()
@@ -121,9 +122,11 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
                       request.parameters.items()}  # fmt: skip
         seen = Seen(request.model_name, raw["TEXT"], raw.get("TEXT_PAIR"), parameters, context.time_remaining())
         try:
-            return self._fake.infer(seen)
+            answer = self._fake.infer(seen)
         except Refusal as refusal:
             context.abort(refusal.code, refusal.details)
+        self._fake.abandoned += not context.is_active()
+        return answer
 
 
 def strings(raw: bytes) -> list[str]:

@@ -84,6 +84,11 @@ def test_padding_is_left_out() -> None:
     ]
 
 
+def test_rows_may_be_wider_than_any_count() -> None:
+    results = decode(labels(["a", "b"], ["c", "d"], counts=[1, 1]), 2)
+    assert [[pair.label for pair in result.labels] for result in results] == [["a"], ["c"]]  # type: ignore[union-attr]
+
+
 def test_no_label_at_all_is_an_answer() -> None:
     results = decode(labels([], []), 2)
     assert results == [Classification((), 5, truncated=False), Classification((), 900, truncated=True)]

@@ -11,8 +11,7 @@ _MINUTE_MS: Final = 60_000
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
-    # Batches are bounded by the client (see batching.MAX_BYTES); one text may be larger than gRPC's default of 4 MiB.
-    ("grpc.max_send_message_length", -1),
+    # An answer may be larger than gRPC's default of 4 MiB: entities repeat their text. What is sent has no limit.
     ("grpc.max_receive_message_length", -1),
     # Triton hangs up on who pings more often than every 5 minutes while nothing is sent (its default).
     ("grpc.keepalive_time_ms", 6 * _MINUTE_MS),
