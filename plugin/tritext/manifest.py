@@ -102,7 +102,7 @@ def read_reference(folder: Path) -> list[Example]:
     """Read what `write_reference` wrote; RepositoryError where it is missing or damaged."""
     path = folder / REFERENCE
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             texts = json.loads(arrays["texts"].tobytes())
             return [
                 Example(text, pair, arrays[f"ids.{i}"], arrays[f"types.{i}"], arrays[f"logits.{i}"])

@@ -41,7 +41,7 @@ def allowed(name: str) -> set[Signature]:
 
 
 def signatures(tensors: object) -> dict[str, Signature]:
-    return {tensor.name: (tensor.data_type, tuple(tensor.dims)) for tensor in tensors}  # type: ignore[attr-defined]
+    return {tensor.name: (tensor.data_type, tuple(tensor.dims)) for tensor in tensors}
 
 
 def check_tensors(config: ModelConfig) -> None:

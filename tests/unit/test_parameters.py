@@ -49,7 +49,7 @@ def test_values_as_their_own_type_and_as_strings(sent: dict[str, Any], expected:
     ],
 )
 def test_names(sent: Any, expected: tuple[str, ...]) -> None:
-    assert parse(TOKENS, {"ignore_labels": sent}).ignore_labels == expected  # type: ignore[attr-defined]
+    assert parse(TOKENS, {"ignore_labels": sent}).ignore_labels == expected
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,8 @@ def test_what_triton_reserves_or_forwards_is_ignored(name: str) -> None:
 
 def test_defaults_give_way_to_what_is_sent() -> None:
     defaults = {"top_k": "2", "truncation": "error"}
-    assert parse(TEXT, {}, defaults) == TEXT(top_k=2, truncation="error")  # type: ignore[call-arg]
-    assert parse(TEXT, {"top_k": "all"}, defaults).top_k is None  # type: ignore[attr-defined]
+    assert parse(TEXT, {}, defaults) == TEXT(top_k=2, truncation="error")
+    assert parse(TEXT, {"top_k": "all"}, defaults).top_k is None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tritext import contract, parameters
-from tritext.errors import InvalidInput, TritextError
+from tritext.errors import InvalidInput, RepositoryError, TritextError
 from tritext.parameters import Parameters
 from tritext.settings import TOKENIZER, TaskSettings
 from tritext.stages.base import Answer, Request
@@ -36,9 +36,11 @@ class TokenizerStage:
         """Make the stage from its version folder (``settings.json``, ``tokenizer.json``)."""
         settings = TaskSettings.read(folder)
         carries_offsets = contract.OFFSETS in task_named(settings.task).carried
-        tokenizer = TextTokenizer(
-            folder / TOKENIZER, settings.max_length, with_offsets=carries_offsets, unk_id=settings.unk_id
-        )
+        path = folder / TOKENIZER
+        try:
+            tokenizer = TextTokenizer(path, settings.max_length, with_offsets=carries_offsets, unk_id=settings.unk_id)
+        except Exception as error:  # the library raises nothing more special
+            raise RepositoryError(f"{path} cannot be read ({error}). Build the model again.") from error
         return cls(settings, tokenizer)
 
     def process(self, requests: Sequence[Request]) -> list[Answer | TritextError]:
