@@ -2,12 +2,17 @@
 
 import inspect
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import patch
 
 import onnx
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.deberta_v2 import modeling_deberta_v2 as deberta
+from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 from tritext import contract
 from tritext.contract import Tensor
@@ -55,10 +60,12 @@ def export(model: PreTrainedModel, names: tuple[str, ...], logits: Tensor, path:
         "dynamo": False,
     }  # fmt: skip
     try:
-        with torch.inference_mode(), warnings.catch_warnings():
+        encoder = _Encoder(model, names)
+        with torch.inference_mode(), warnings.catch_warnings(), _tabulated_buckets(model):
             # The tracer warns of every Python branch it fixes; parity over many lengths shows whether one matters.
             warnings.simplefilter("ignore")
-            torch.onnx.export(_Encoder(model, names), example, str(path), **options)
+            encoder(*example)  # fills the tables
+            torch.onnx.export(encoder, example, str(path), **options)
         onnx.checker.check_model(str(path))
     except OSError:
         raise  # a disk's fault, not the graph's
@@ -67,6 +74,36 @@ def export(model: PreTrainedModel, names: tuple[str, ...], logits: Tensor, path:
         raise ExportError(f"{type(model).__name__} cannot be exported to ONNX: {detail}") from error
     kept = {tensor.name for tensor in onnx.load(str(path), load_external_data=False).graph.input}
     return Graph(path, tuple(name for name in names if name in kept))
+
+
+@contextmanager
+def _tabulated_buckets(model: PreTrainedModel) -> Iterator[None]:
+    """Make the graph look up the buckets of relative positions instead of computing them.
+
+    The models compute them with logarithms in floating point. In bf16 or half that puts many of them into wrong
+    buckets, and in fp32 an engine's logarithm may round another way.
+    """
+    reach = int(getattr(model.config, "max_position_embeddings", 0))
+    mpnet = _tabulated(MPNetEncoder.relative_position_bucket, reach)
+    log_bucket = _tabulated(deberta.make_log_bucket_position, reach)
+    with (
+        patch.object(MPNetEncoder, "relative_position_bucket", staticmethod(mpnet)),
+        patch.object(deberta, "make_log_bucket_position", log_bucket),
+    ):
+        yield
+
+
+def _tabulated(function: Callable[..., torch.Tensor], reach: int) -> Callable[..., torch.Tensor]:
+    """`function` of a relative position from -reach to reach, read from a table that the first call makes."""
+    tables: dict[str, torch.Tensor] = {}
+
+    def look_up(relative_position: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        key = repr((args, kwargs))
+        if key not in tables:
+            tables[key] = function(torch.arange(-reach, reach + 1), *args, **kwargs).long()
+        return tables[key][relative_position + reach]
+
+    return look_up
 
 
 def _example(names: tuple[str, ...], pad_id: int, vocabulary: int) -> tuple[torch.Tensor, ...]:
