@@ -58,5 +58,5 @@ class TerminalProgress:
         self._task = None
         seconds = time.monotonic() - self._started
         self._console.print(
-            f"{_CHECK} {self._title:<28} [dim]{seconds:5.1f} s[/]  {escape(note)}", highlight=False, soft_wrap=True
+            f"{_CHECK} {self._title:<34} [dim]{seconds:5.1f} s[/]  {escape(note)}", highlight=False, soft_wrap=True
         )

@@ -1,9 +1,10 @@
 """ONNX Runtime: runs the exported graph as it is."""
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,7 @@ class OnnxRuntime:
     def build(self, graph: Graph, precision: Precision, folder: Path) -> Artefact:
         """Copy the graph, ``model.onnx``, once it is seen to load."""
         del precision
-        import onnxruntime
-
+        onnxruntime = _quiet_runtime()
         try:
             onnxruntime.InferenceSession(graph.path, providers=["CPUExecutionProvider"])
         except Exception as error:
@@ -42,10 +42,7 @@ class OnnxRuntimeRunner:
 
     def __init__(self, path: Path, settings: EngineSettings) -> None:
         del settings
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise EngineError("ONNX Runtime is not installed here. Install it with: pip install onnxruntime") from error
+        onnxruntime = _quiet_runtime()
         options = onnxruntime.SessionOptions()
         # Between requests the threads must sleep: the other steps share these cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -58,6 +55,17 @@ class OnnxRuntimeRunner:
         """Logits [B, C] or [B, L, C]."""
         logits: NDArray[np.float32] = self._session.run(["logits"], dict(arrays))[0]
         return logits
+
+
+def _quiet_runtime() -> Any:
+    """The module, told not to report its use to its maker. The variable must be set before it is imported."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EngineError("ONNX Runtime is not installed here. Install it with: pip install onnxruntime") from error
+    onnxruntime.disable_telemetry_events()
+    return onnxruntime
 
 
 ENGINE: Final = OnnxRuntime()
