@@ -1,0 +1,1 @@
+"""Training and cross-validation of the spam demo's weights; not needed to run the demo."""
