@@ -42,7 +42,8 @@ def check_name(repository: Path, name: str) -> None:
     if os.path.lexists(folder) and not is_ours(folder):
         raise RepositoryError(f"{folder} exists and was not made by tritext. Choose another --name or --out.")
     for step in _steps(repository, name):
-        if not is_ours(step):
+        is_recorded = (folder / BUILDS / step.name.rpartition("_")[2]).is_dir()
+        if not (is_recorded or is_ours(step)):
             raise RepositoryError(
                 f"{step} was not made by tritext, and has the form of a step of {name}. Choose another --name or --out."
             )

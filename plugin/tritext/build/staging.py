@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -81,7 +81,8 @@ def _take(path: Path, patience: float = 0.0) -> TextIO | None:
 
 
 def _give_up(file: TextIO, path: Path) -> None:
-    path.unlink(missing_ok=True)  # while it is locked: none but its owner removes it
+    with suppress(OSError):  # one that stays is free all the same
+        path.unlink()  # while it is locked: none but its owner removes it
     file.close()
 
 
@@ -94,7 +95,7 @@ def _owner(path: Path) -> str:
 
 def _sweep(repository: Path, name: str) -> None:
     """Remove the staging folders of builders that are gone; `name` is locked by us."""
-    for folder in [*repository.glob(f"{STAGING}*"), *repository.glob(f"*/{STAGING}*")]:
+    for folder in _staged(repository):
         owner = folder.name.removeprefix(STAGING)
         if owner == name:
             shutil.rmtree(folder)
@@ -103,6 +104,15 @@ def _sweep(repository: Path, name: str) -> None:
                 shutil.rmtree(folder)
             finally:
                 _give_up(file, lock)
+
+
+def _staged(repository: Path) -> list[Path]:
+    return [*repository.glob(f"{STAGING}*"), *repository.glob(f"*/{STAGING}*")]
+
+
+def has_leftovers(repository: Path) -> bool:
+    """Whether somebody is building here, or left without clearing up."""
+    return any(repository.glob(f"{LOCK}*")) or bool(_staged(repository))
 
 
 def _host(repository: Path, name: str) -> Path:
