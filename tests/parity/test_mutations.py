@@ -1,0 +1,271 @@
+"""The comparison fails when one thing in the pipeline is broken, and only where that thing can matter.
+
+Each mutation breaks one step in one way. It names the architectures that must not notice, with the reason; on
+these the comparison must still pass, which proves the reason.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from asking import Ask, InProcess
+from comparing import Comparison, compare_texts, compare_tokens
+from hard_texts import PAIRS, SINGLE
+from numpy.typing import NDArray
+from reference import Item, Reference
+from zoo import Zoo
+
+from checkpoints import ARCHITECTURES
+from tritext.pipeline import Pipeline
+from tritext.tasks import text_classification, token_classification
+from tritext.tasks.base import sigmoid, softmax
+from tritext.tasks.token_classification import Tags
+from tritext.text import tokenizer as text_tokenizer
+from tritext.text.tokenizer import Encoded, TextTokenizer
+
+# Texts of mixed lengths and scripts; the last one is cut.
+TEXTS = (*SINGLE[:4], *SINGLE[21:25], *SINGLE[28:36], SINGLE[26])
+ABSOLUTE = ("bert", "distilbert", "electra", "albert", "deberta-v2.convolved")  # position ids are 0, 1, 2, …
+BY_IDS = ("roberta", "xlm-roberta", "camembert", "mpnet")  # position ids count the tokens that are not padding
+RELATIVE = ("deberta-v2",)
+EVERY = (*ABSOLUTE, *BY_IDS, *RELATIVE)
+TYPED = ("bert", "electra", "deberta-v2.convolved")  # token types in the tokenizer and in the model
+
+Arrays = dict[str, NDArray[np.int32]]
+Logits = NDArray[np.float32]
+Break = Callable[[pytest.MonkeyPatch, Pipeline], None]
+
+
+class ChangedRunner:
+    """An engine with something done to what goes in, and to what comes out."""
+
+    def __init__(self, runner: Any, before: Callable[[Arrays], Arrays], after: Callable[[Logits, Arrays], Logits]):
+        self._runner, self._before, self._after = runner, before, after
+
+    def run(self, arrays: Arrays) -> Logits:
+        logits: Logits = self._runner.run(self._before(dict(arrays)))
+        return self._after(logits, arrays)
+
+
+def around_engine(
+    before: Callable[[Arrays], Arrays] = lambda arrays: arrays,
+    after: Callable[[Logits, Arrays], Logits] = lambda logits, _: logits,
+) -> Break:
+    def apply(monkeypatch: pytest.MonkeyPatch, pipeline: Pipeline) -> None:
+        encoder: Any = pipeline._stages[1]
+        monkeypatch.setattr(encoder, "_runner", ChangedRunner(encoder._runner, before, after))
+
+    return apply
+
+
+def around_tokenizer(
+    before: Callable[[Sequence[Item]], list[Item]] = list, after: Callable[[Encoded], Encoded] = lambda encoded: encoded
+) -> Break:
+    def apply(monkeypatch: pytest.MonkeyPatch, pipeline: Pipeline) -> None:
+        original = TextTokenizer.encode
+        monkeypatch.setattr(
+            TextTokenizer,
+            "encode",
+            lambda self, texts, sides: [after(row) for row in original(self, before(texts), sides)],
+        )
+
+    return apply
+
+
+def replacing(place: Any, name: str, value: Any) -> Break:
+    return lambda monkeypatch, _: monkeypatch.setattr(place, name, value)
+
+
+def per_row(change: Callable[[NDArray[Any], int], NDArray[Any]]) -> Callable[[Arrays], Arrays]:
+    """Change each row [L] of each input; `change` also gets its number of real tokens."""
+
+    def apply(arrays: Arrays) -> Arrays:
+        sizes = arrays["attention_mask"].sum(axis=1)
+        return {
+            name: np.stack([change(row, size) for row, size in zip(array, sizes, strict=True)])
+            for name, array in arrays.items()
+        }
+
+    return apply
+
+
+def per_token_logits(change: Callable[[NDArray[Any], int], NDArray[Any]]) -> Callable[[Logits, Arrays], Logits]:
+    """Change the logits [L, C] of each row where there are logits for each token."""
+
+    def apply(logits: Logits, arrays: Arrays) -> Logits:
+        sizes = arrays["attention_mask"].sum(axis=1)
+        return np.stack([change(row, size) for row, size in zip(logits, sizes, strict=True)])
+
+    return lambda logits, arrays: apply(logits, arrays) if logits.ndim == 3 else logits
+
+
+def reverse(row: NDArray[Any], size: int) -> NDArray[Any]:
+    return np.concatenate([row[:size][::-1], row[size:]])
+
+
+def to_the_right(row: NDArray[Any], size: int) -> NDArray[Any]:
+    return np.roll(row, len(row) - size, axis=0)
+
+
+def to_the_left(row: NDArray[Any], size: int) -> NDArray[Any]:
+    return np.roll(row, size - len(row), axis=0)
+
+
+def padded_left(pad_id: int | None) -> Callable[[Arrays], Arrays]:
+    def apply(arrays: Arrays) -> Arrays:
+        if pad_id is not None:
+            ids, mask = arrays["input_ids"], arrays["attention_mask"]
+            arrays["input_ids"] = np.where(mask == 1, ids, np.int32(pad_id))
+        return per_row(to_the_right)(arrays)
+
+    return apply
+
+
+def with_other(array_name: str, change: Callable[[Arrays], NDArray[Any]]) -> Callable[[Arrays], Arrays]:
+    return lambda arrays: {**arrays, array_name: change(arrays)} if array_name in arrays else arrays
+
+
+def pad_with_noise(arrays: Arrays) -> NDArray[Any]:
+    return np.where(arrays["attention_mask"] == 1, arrays["input_ids"], np.int32(7))
+
+
+def kept_but(**changes: Any) -> Callable[..., NDArray[np.intp]]:
+    original = text_tokenizer.kept
+    return lambda sequence, max_length, side: original(
+        sequence, max_length - changes.get("fewer", 0), changes.get("sides", {}).get(side, side)
+    )
+
+
+def kinds_but(old: int, new: int) -> Callable[[Encoded], Encoded]:
+    def apply(row: Encoded) -> Encoded:
+        return row if row.kinds is None else replace(row, kinds=np.where(row.kinds == old, np.uint8(new), row.kinds))
+
+    return apply
+
+
+def offsets_by_one(row: Encoded) -> Encoded:
+    return row if row.offsets is None else replace(row, offsets=row.offsets + 1)
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """`unnoticed`: on these architectures the answers must stay right. `heads`: what it can be tried on."""
+
+    apply: Break
+    unnoticed: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ("single", "tokens")
+
+
+MUTATIONS: Mapping[str, Mutation] = {
+    "the mask is dropped": Mutation(
+        around_engine(with_other("attention_mask", lambda arrays: np.ones_like(arrays["attention_mask"])))
+    ),
+    # Behind the mask and behind the text, nobody sees what the padding is.
+    "padding is another token": Mutation(around_engine(with_other("input_ids", pad_with_noise)), unnoticed=EVERY),
+    "tokens are in reverse order": Mutation(around_engine(per_row(reverse), per_token_logits(reverse))),
+    # Sequence heads read the first position.
+    "padding is on the left": Mutation(around_engine(padded_left(None)), heads=("single",)),
+    # Token heads read their own position, so only position ids shift; some models leave padding out, one has none.
+    "padding is on the left, logits are read there": Mutation(
+        around_engine(padded_left(None), per_token_logits(to_the_left)), unnoticed=(*BY_IDS, *RELATIVE),
+        heads=("tokens",),
+    ),
+    "positions are shifted": Mutation(
+        around_engine(padded_left(7), per_token_logits(to_the_left)), unnoticed=RELATIVE, heads=("tokens",)
+    ),
+    # The others' tokenizers give no token types, or their models have none (DeBERTa-v3).
+    "token types are zero": Mutation(
+        around_engine(with_other("token_type_ids", lambda arrays: np.zeros_like(arrays["token_type_ids"]))),
+        unnoticed=tuple(name for name in EVERY if name not in TYPED), heads=("single",),
+    ),
+    "pairs are swapped": Mutation(
+        around_tokenizer(lambda texts: [item[::-1] if isinstance(item, tuple) else item for item in texts]),
+        heads=("single",),
+    ),
+    "the second text is dropped": Mutation(
+        around_tokenizer(lambda texts: [item[0] if isinstance(item, tuple) else item for item in texts]),
+        heads=("single",),
+    ),
+    "rows are shuffled": Mutation(around_engine(after=lambda logits, _: logits[::-1])),
+    "texts are shuffled": Mutation(around_tokenizer(lambda texts: list(texts)[::-1])),
+    "texts are cut one token short": Mutation(replacing(text_tokenizer, "kept", kept_but(fewer=1))),
+    "texts are cut on the other side": Mutation(
+        replacing(text_tokenizer, "kept", kept_but(sides={"right": "left", "left": "right"}))
+    ),
+    "offsets are off by one": Mutation(around_tokenizer(after=offsets_by_one), heads=("tokens",)),
+    "special tokens are words": Mutation(around_tokenizer(after=kinds_but(2, 0)), heads=("tokens",)),
+    "each token is a word": Mutation(around_tokenizer(after=kinds_but(1, 0)), heads=("tokens",)),
+    "each token goes on with a word": Mutation(around_tokenizer(after=kinds_but(0, 1)), heads=("tokens",)),
+    "B- goes on with an entity": Mutation(
+        replacing(Tags, "of", lambda labels, of=Tags.of: replace(of(labels), begins=np.zeros(len(labels), np.bool_))),
+        heads=("tokens",),
+    ),
+    "softmax is sigmoid": Mutation(
+        lambda monkeypatch, _: [
+            monkeypatch.setattr(task, "softmax", sigmoid) for task in (text_classification, token_classification)
+        ]
+    ),
+    "sigmoid is softmax": Mutation(replacing(text_classification, "sigmoid", softmax), heads=("multi",)),
+    "a function is applied to raw scores": Mutation(
+        replacing(text_classification, "function_for", lambda _: "sigmoid"), heads=("regression",)
+    ),
+    "classes are in another order": Mutation(
+        around_engine(after=lambda logits, _: logits[..., ::-1]), heads=("single", "tokens", "multi")
+    ),
+}  # fmt: skip
+
+CASES = [
+    pytest.param(mutation, name, head, id=f"{mutation}-{name}.{head}")
+    for mutation, it in MUTATIONS.items()
+    for head in it.heads
+    for name in (("bert",) if head in {"multi", "regression"} else EVERY)
+]
+
+
+@pytest.fixture(scope="module")
+def pipelines(zoo: Zoo) -> Callable[[str], Pipeline]:
+    known: dict[str, Pipeline] = {}
+
+    def get(name: str) -> Pipeline:
+        if name not in known:
+            known[name] = Pipeline.load(zoo.model(name))
+        return known[name]
+
+    return get
+
+
+def compare(reference: Reference, ask: Ask, head: str) -> Comparison:
+    if head == "tokens":
+        requests = [{"aggregation_strategy": it, "ignore_labels": "[]"} for it in ("none", "simple", "first")]
+        return compare_tokens(reference, ask, TEXTS, requests, patience=1)
+    comparison = compare_texts(reference, ask, TEXTS, [{"top_k": "all"}], patience=1)
+    return comparison if comparison.problems else compare_texts(reference, ask, PAIRS, [{"top_k": "all"}], patience=1)
+
+
+@pytest.mark.parametrize(("mutation", "name", "head"), CASES)
+def test_is_noticed_where_it_matters(
+    mutation: str, name: str, head: str, monkeypatch: pytest.MonkeyPatch,
+    pipelines: Callable[[str], Pipeline], reference: Callable[[str], Reference],
+) -> None:  # fmt: skip
+    variant = f"{name}.{head}"
+    pipeline = pipelines(variant)
+    MUTATIONS[mutation].apply(monkeypatch, pipeline)
+    comparison = compare(reference(variant), InProcess(pipeline), head)
+    if name in MUTATIONS[mutation].unnoticed:
+        comparison.check()
+    else:
+        assert comparison.problems
+
+
+def test_every_architecture_is_tried() -> None:
+    assert set(EVERY) == {*ARCHITECTURES, "deberta-v2.convolved"}
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("head", ["single", "tokens"])
+def test_nothing_is_wrong_without_a_mutation(
+    name: str, head: str, pipelines: Callable[[str], Pipeline], reference: Callable[[str], Reference]
+) -> None:
+    compare(reference(f"{name}.{head}"), InProcess(pipelines(f"{name}.{head}")), head).check()
