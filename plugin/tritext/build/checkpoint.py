@@ -9,7 +9,7 @@ from typing import Any, Final
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from tritext.build.source import Source
+from tritext.build.source import Source, sentence
 from tritext.errors import CheckpointError
 from tritext.tasks import TASKS, task_named
 
@@ -193,9 +193,3 @@ def _max_length(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, ov
     if positions and length > positions:
         raise CheckpointError(f"--max-length {length} is more than the model's {positions} positions.")
     return length
-
-
-def sentence(error: BaseException) -> str:
-    """The start of a library's message, which often runs to pages: a line, and the next where it announces one."""
-    first, *others = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return (f"{first} {others[0]}" if first.endswith(":") and others else first)[:400]

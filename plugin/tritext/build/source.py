@@ -1,10 +1,11 @@
 """Where a checkpoint comes from: a local directory, or the Hugging Face hub."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -56,9 +57,9 @@ def locate(checkpoint: str, revision: str | None = None) -> Source:
 
 def _from_hub(name: str, revision: str | None) -> Source:
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(_PATTERNS)))
+        folder = _download(name, revision, _PATTERNS)
         if not any(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*_PATTERNS, *_PICKLES]))
+            folder = _download(name, revision, (*_PATTERNS, *_PICKLES))
     except GatedRepoError as error:
         raise CheckpointError(f"{name} is gated on the hub: ask for access there, then run `hf auth login`.") from error
     except RepositoryNotFoundError as error:
@@ -69,9 +70,33 @@ def _from_hub(name: str, revision: str | None) -> Source:
         raise CheckpointError(f"{name} has no revision {revision!r} on the hub.") from error
     except HFValidationError as error:
         raise CheckpointError(f"{name} is neither a directory here nor a valid hub id.") from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-        raise CheckpointError(
-            f"{name} is not a directory here, and the hub cannot be reached to look for it. Give the path of a local "
-            "copy, or try again with network access (and HF_HUB_OFFLINE unset)."
-        ) from error
+    # ValueError: what answers is no hub, but some network's page that asks to log in.
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError, ValueError) as error:
+        raise CheckpointError(_out_of_reach(name, error)) from error
     return Source(name, folder, folder.name)
+
+
+def _out_of_reach(name: str, error: BaseException) -> str:
+    if constants.HF_HUB_OFFLINE:
+        return (
+            f"{name} is neither a directory here nor downloaded already, and HF_HUB_OFFLINE is set. Give the path of a "
+            "local copy, or unset it."
+        )
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (
+        f"{name} is not a directory here, and the hub cannot be asked for it ({sentence(error)}). Give the path of a "
+        "local copy, or try again with network access."
+    )
+
+
+def _download(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    # Folders hold other formats, and earlier states of the training.
+    allowed = list(patterns)
+    return Path(snapshot_download(name, revision=revision, allow_patterns=allowed, ignore_patterns=["*/*"]))
+
+
+def sentence(error: BaseException) -> str:
+    """The start of a library's message, which often runs to pages: a line, and the next where it announces one."""
+    first, *others = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return (f"{first} {others[0]}" if first.endswith(":") and others else first)[:400]

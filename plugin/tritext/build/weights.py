@@ -8,7 +8,8 @@ from typing import Any, Final
 import transformers
 from transformers import PreTrainedModel
 
-from tritext.build.checkpoint import Facts, sentence
+from tritext.build.checkpoint import Facts
+from tritext.build.source import sentence
 from tritext.errors import CheckpointError
 from tritext.tasks import task_named
 
