@@ -40,7 +40,7 @@ class Inputs:
             "tokenizer": Source("", tokenizer, None).hashes() if tokenizer else {},
             "options": [options.engine, options.precision, options.max_batch_size, sorted(options.defaults.items())],
             "templates": _template_hashes(),
-            "versions": {**_versions(), options.engine: metadata.version(options.engine)},
+            "versions": _versions(options.engine),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -82,8 +82,15 @@ def _checkpoint(inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
-    return {package: metadata.version(package) for package in _VERSIONED}
+def _versions(*more: str) -> dict[str, str]:
+    return {package: _version(package) for package in (*_VERSIONED, *more)}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # installed under another name, or not by a package at all
+        return "unknown"
 
 
 def _template_hashes() -> dict[str, str]:

@@ -38,9 +38,12 @@ class Source:
         return self.name if self.revision else self.folder.name
 
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of every file that may matter, by name."""
+        """SHA-256 of every file that may matter, by name; CheckpointError where one cannot be read."""
         files = sorted({path for pattern in _HASHED for path in self.folder.glob(pattern) if path.is_file()})
-        return {path.name: sha256(path) for path in files if not path.name.startswith(".")}
+        try:
+            return {path.name: sha256(path) for path in files if not path.name.startswith(".")}
+        except OSError as error:
+            raise CheckpointError(f"{error.filename or self.folder} cannot be read: {error.strerror}.") from error
 
 
 def locate(checkpoint: str, revision: str | None = None) -> Source:

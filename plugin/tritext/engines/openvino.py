@@ -24,8 +24,7 @@ class OpenVino:
     def build(self, graph: Graph, precision: Precision, folder: Path) -> Artefact:
         """Write ``model.xml`` and ``model.bin``; weights stay in fp32, the precision is chosen at load."""
         del precision
-        import openvino
-
+        openvino = _runtime()
         try:
             # Not openvino.convert_model: that one reports each use to its maker.
             model = openvino.Core().read_model(graph.path)
@@ -46,10 +45,7 @@ class OpenVinoRunner:
     """One compiled model and one inference request, reused for every call."""
 
     def __init__(self, path: Path, settings: EngineSettings) -> None:
-        try:
-            import openvino
-        except ImportError as error:
-            raise EngineError("OpenVINO is not installed here. Install it with: pip install openvino") from error
+        openvino = _runtime()
         options: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": _HINT[settings.precision],
@@ -67,6 +63,14 @@ class OpenVinoRunner:
         outputs = self._request.infer(dict(arrays), share_inputs=True, share_outputs=False)
         logits: NDArray[np.float32] = outputs[0]
         return logits
+
+
+def _runtime() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise EngineError("OpenVINO is not installed here. Install it with: pip install openvino") from error
+    return openvino
 
 
 ENGINE: Final = OpenVino()
