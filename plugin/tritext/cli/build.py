@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def build(
-    checkpoint: Annotated[str, typer.Argument(help="A directory that `save_pretrained` wrote, or a hub id.")],
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="A directory that `save_pretrained` wrote, or a hub id.")
+    ],
     name: Annotated[str, typer.Option(help="The model's name, which clients call.")],
     out: Annotated[Path, typer.Option(help="The model repository; made where it is missing.")],
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
@@ -45,13 +47,14 @@ def build(
         from tritext.build.source import locate
 
         source = locate(checkpoint, revision)  # before what takes seconds to import
-        from tritext import build as building
+        from tritext.build import BuildOptions
+        from tritext.build import build as run_build
         from tritext.build.checkpoint import Overrides
     except ImportError as error:
         raise BuildError(
             f"Building needs {error.name}, which is not installed. Install it with: pip install 'tritext[build]'"
         ) from error
-    options = building.BuildOptions(
+    options = BuildOptions(
         name=name,
         repository=out,
         engine=engine,
@@ -62,7 +65,7 @@ def build(
         force=force,
     )
     with TerminalProgress(Console(stderr=True)) as progress:
-        result = building.build(source, options, progress)
+        result = run_build(source, options, progress)
     typer.echo(result.manifest.to_json() if as_json else _summary(result.model.name, out, changed=result.changed))
 
 
