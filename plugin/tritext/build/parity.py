@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tritext import contract
 from tritext.build.checkpoint import Facts
-from tritext.errors import ParityError, TritextError
+from tritext.errors import CheckpointError, ParityError, TritextError
 from tritext.manifest import Example
 from tritext.pipeline import Pipeline, Trace
 from tritext.settings import TaskSettings
@@ -53,14 +53,25 @@ def reference(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts:
         text, pair = item if isinstance(item, tuple) else (item, None)
         # As a batch of one: called with an empty second text alone, transformers takes it for none.
         encoded = tokenizer([item], truncation=True, max_length=facts.max_length, return_tensors="pt")
-        with torch.inference_mode():
-            logits = model(**encoded).logits[0]
+        logits = _logits(model, encoded, text)
         ids = encoded["input_ids"][0].numpy().astype(np.int32)
         types = encoded.get("token_type_ids")
         type_ids = np.zeros_like(ids) if types is None else types[0].numpy().astype(np.int32)
-        examples.append(Example(text, pair, ids, type_ids, logits.float().numpy()))
+        examples.append(Example(text, pair, ids, type_ids, logits))
         advance()
     return examples
+
+
+def _logits(model: PreTrainedModel, encoded: Mapping[str, torch.Tensor], text: str) -> NDArray[np.float32]:
+    try:
+        with torch.inference_mode():
+            logits: NDArray[np.float32] = model(**encoded).logits[0].float().numpy()
+    except IndexError as error:  # what an embedding raises
+        raise CheckpointError(
+            f"The model has no embedding for an id or a token type that its tokenizer gives for {text[:60]!r}. The two "
+            "do not belong together; --tokenizer names another tokenizer."
+        ) from error
+    return logits
 
 
 def request_for(example: Example) -> Request:
