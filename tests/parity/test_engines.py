@@ -14,13 +14,14 @@ from zoo import VARIANTS, Zoo
 
 from checkpoints import ARCHITECTURES
 from tritext.build import BuildOptions, build
-from tritext.build.parity import TOLERANCE
+from tritext.build.parity import TOLERANCE, compare
 from tritext.build.source import locate
 from tritext.build.texts import parity_texts
 from tritext.engines import ENGINES
 from tritext.errors import TritextError
 from tritext.pipeline import Pipeline
-from tritext.settings import EngineSettings
+from tritext.repository import BuiltModel
+from tritext.settings import EngineSettings, TaskSettings
 from tritext.stages.base import Request
 from tritext.stages.encoder import EncoderStage
 from tritext.stages.postprocess import PostprocessStage
@@ -43,6 +44,14 @@ def differences(pipeline: Pipeline, reference: Reference) -> tuple[float, float]
     return float(found.max()) / scale, float(found.mean()) / scale
 
 
+def in_precision(precision: str, model: BuiltModel) -> Pipeline:
+    """`model` with OpenVINO in another precision than it was built for: weights lie in fp32 in any case."""
+    settings = replace(EngineSettings.read(model.step("encoder")), precision=precision)
+    runner = ENGINES["openvino"].runner(model.step("encoder") / settings.artefact, settings)
+    tokenizer, postprocess = model.step("tokenizer"), model.step("postprocess")
+    return Pipeline(TokenizerStage.load(tokenizer), EncoderStage(settings, runner), PostprocessStage.load(postprocess))
+
+
 def test_every_engine_is_compared() -> None:
     assert {variant.engine for variant in VARIANTS.values()} == set(ENGINES)
 
@@ -59,15 +68,8 @@ def test_fp32_is_far_within_its_tolerance(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_bf16_loses_precision_and_nothing_else(name: str, zoo: Zoo, reference: Callable[[str], Reference]) -> None:
-    """Random networks round worse than trained ones. A wrong position or mask would give 0.2 and more."""
-    model = zoo.model(name)
-    settings = replace(EngineSettings.read(model.step("encoder")), precision="bf16")
-    runner = ENGINES["openvino"].runner(model.step("encoder") / settings.artefact, settings)
-    pipeline = Pipeline(
-        TokenizerStage.load(model.step("tokenizer")), EncoderStage(settings, runner),
-        PostprocessStage.load(model.step("postprocess")),
-    )  # fmt: skip
-    largest, mean = differences(pipeline, reference(name))
+    """Random networks round worse than trained ones. A position in the wrong bucket gave 0.2 and more."""
+    largest, mean = differences(in_precision("bf16", zoo.model(name)), reference(name))
     print(f"{name} bf16: {largest:.1e} of the scale, mean {mean:.1e}")
     assert largest < 0.1
     assert mean < 0.01
@@ -79,12 +81,10 @@ def test_the_graph_computes_no_position_in_floating_point(name: str, zoo: Zoo) -
     assert not {"Log", "Ceil", "Floor", "Round"} & {node.op_type for node in graph.node}
 
 
-@pytest.mark.parametrize(("engine", "precision"), [("openvino", "fp32"), ("openvino", "bf16"), ("onnxruntime", "fp32")])
-def test_a_real_model_is_within_the_tolerance_of_each_precision(
-    engine: str, precision: str, real_checkpoint: Path, tmp_path: Path
-) -> None:
-    options = BuildOptions("pii", tmp_path, engine=engine, precision=precision)  # type: ignore[arg-type]
-    parity = build(locate(str(real_checkpoint)), options).manifest.parity
-    print({key: parity[key] for key in ("max_logit_difference", "mean_logit_difference", "max_score_difference")})
-    assert parity["max_logit_difference"] <= parity["tolerance"]["logits"]
-    assert parity["labels_agree"] + parity["near_ties"] == parity["labels"]
+def test_a_real_model_is_within_the_tolerance_of_each_precision(real_checkpoint: Path, tmp_path: Path) -> None:
+    model = build(locate(str(real_checkpoint)), BuildOptions("pii", tmp_path)).model
+    settings = TaskSettings.read(model.step("postprocess"))
+    for precision in ("fp32", "bf16"):
+        parity = compare(in_precision(precision, model), model.reference(), settings, precision)
+        print(precision, parity)
+        assert parity.labels_agree + parity.near_ties == parity.labels

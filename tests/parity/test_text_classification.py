@@ -14,11 +14,9 @@ from tritext.errors import InvalidInput
 
 REQUESTS: Sequence[Mapping[str, Any]] = (
     {},
-    {"top_k": 1},
     {"top_k": 2},
     {"top_k": "all"},
-    {"top_k": 50},
-    {"top_k": "all", "function_to_apply": "default"},
+    {"top_k": 50, "function_to_apply": "default"},
     {"top_k": "all", "function_to_apply": "softmax"},
     {"top_k": "all", "function_to_apply": "sigmoid"},
     {"top_k": "all", "function_to_apply": "none"},

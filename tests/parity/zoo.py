@@ -36,6 +36,7 @@ def _variants() -> dict[str, Variant]:
     onnx = {
         f"{name}.onnxruntime": Variant(variant.architecture, variant.head, engine="onnxruntime")
         for name, variant in plain.items()
+        if variant.is_tokens or name == "bert.single"
     }
     a = ARCHITECTURES
     cased = a["bert"].but(tokenizer={"do_lower_case": False, "strip_accents": False})

@@ -1,0 +1,159 @@
+"""The factory makes checkpoints that mean something; checkpoints that are unusual and valid are built rightly."""
+
+import json
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import torch
+from asking import InProcess
+from comparing import compare_texts, compare_tokens
+from hard_texts import SINGLE
+from reference import Reference
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+from zoo import Zoo
+
+from checkpoints import ARCHITECTURES, HEADS, SPREAD, make
+from tritext.build import BuildOptions, build
+from tritext.build.source import locate
+from tritext.errors import CheckpointError
+from tritext.pipeline import Pipeline
+
+A, H = ARCHITECTURES, HEADS
+TEXTS = (*SINGLE[:4], *SINGLE[21:24], *SINGLE[28:44], SINGLE[26])
+
+
+# --- the factory --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", A)
+def test_the_same_seed_gives_the_same_files(name: str, tmp_path: Path) -> None:
+    folders = [make(tmp_path / it, A[name], H["single"]) for it in ("a", "b")]
+    digests = [{path.name: sha256(path.read_bytes()).hexdigest() for path in it.iterdir()} for it in folders]
+    assert digests[0] == digests[1]
+    other = make(tmp_path / "c", A[name], H["single"], seed=1) / "model.safetensors"
+    assert sha256(other.read_bytes()).hexdigest() != digests[0]["model.safetensors"]
+
+
+@pytest.mark.parametrize("name", A)
+def test_every_parameter_is_random_and_wide(name: str, zoo: Zoo) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(zoo.checkpoint(f"{name}.single"))
+    for key, parameter in model.named_parameters():
+        if parameter.numel() > 8:
+            assert parameter.std() > SPREAD / 2, key
+        assert parameter.abs().min() > 0, key  # no row or bias was left at zero
+
+
+@pytest.mark.parametrize("name", A)
+def test_padding_is_seen_without_a_mask(name: str, reference: Callable[[str], Reference]) -> None:
+    it = reference(f"{name}.single")
+    batch = it.tokenizer([SINGLE[0], "OK"], padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        right = it.pipe.model(**batch).logits[1]
+        wrong = it.pipe.model(**{**batch, "attention_mask": torch.ones_like(batch["attention_mask"])}).logits[1]
+    assert (right - wrong).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("name", A)
+def test_the_tokenizer_is_the_architectures_own(name: str, reference: Callable[[str], Reference]) -> None:
+    tokenizer, config = reference(f"{name}.single").tokenizer, reference(f"{name}.single").pipe.model.config
+    assert tokenizer.is_fast
+    assert (tokenizer.pad_token_id, len(tokenizer)) == (config.pad_token_id, config.vocab_size)
+    ids = tokenizer("one", "two")["input_ids"]
+    assert (ids[0], ids[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    assert ids.count(tokenizer.sep_token_id) == (3 if name in {"roberta", "xlm-roberta", "camembert", "mpnet"} else 2)
+    unknown = tokenizer("ሰላም ჯჯჯ")["input_ids"]
+    assert (tokenizer.unk_token_id in unknown) == (name != "roberta")  # bytes know every letter
+
+
+@pytest.mark.parametrize(
+    ("slow", "fast", "files"),
+    [
+        ("bert.slow.single", "bert.single", {"vocab.txt"}),
+        ("roberta.slow.tokens", "roberta.tokens", {"vocab.json", "merges.txt"}),
+        ("xlm-roberta.slow.tokens", "xlm-roberta.tokens", {"sentencepiece.bpe.model"}),
+        ("albert.slow.single", "albert.single", {"spiece.model"}),
+        ("deberta-v2.slow.single", "deberta-v2.single", {"spm.model"}),
+        ("camembert.slow.tokens", "camembert.tokens", {"sentencepiece.bpe.model"}),
+    ],
+)
+def test_a_slow_tokenizer_is_converted(slow: str, fast: str, files: set[str], zoo: Zoo) -> None:
+    there = {path.name for path in zoo.checkpoint(slow).iterdir()}
+    assert there == {"config.json", "model.safetensors", "tokenizer_config.json"} | files
+    saved = [json.loads((zoo.model(name).step("tokenizer") / "tokenizer.json").read_text()) for name in (slow, fast)]
+    assert saved[0] == saved[1]
+
+
+# --- unusual checkpoints ------------------------------------------------------------------------------------------
+
+
+def with_tokenizer_config(folder: Path, **changes: object) -> Path:
+    path = folder / "tokenizer_config.json"
+    config = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
+    return folder
+
+
+def in_half_precision(folder: Path) -> Path:
+    AutoModelForSequenceClassification.from_pretrained(make(folder, A["bert"], H["single"])).half().save_pretrained(
+        folder
+    )
+    return folder
+
+
+def with_words_added(folder: Path) -> Path:
+    tokenizer = AutoTokenizer.from_pretrained(make(folder, A["roberta"], H["tokens"]))
+    tokenizer.add_tokens(["10:30", "naïve"])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["❤️"]})
+    model = AutoModelForTokenClassification.from_pretrained(folder)
+    torch.manual_seed(0)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+UNUSUAL: dict[str, Callable[[Path], Path]] = {
+    "weights in half precision": in_half_precision,
+    "words added to the vocabulary": with_words_added,
+    # transformers then takes BERT's, which gives token types that DistilBERT has no input for
+    "no tokenizer class": lambda folder: with_tokenizer_config(
+        make(folder, A["distilbert"], H["single"]), tokenizer_class=None
+    ),
+    "a generic tokenizer class": lambda folder: with_tokenizer_config(
+        make(folder, A["xlm-roberta"], H["tokens"]), tokenizer_class="PreTrainedTokenizerFast"
+    ),
+    "no maximum length": lambda folder: with_tokenizer_config(
+        make(folder, A["roberta"], H["single"]), model_max_length=int(1e30)
+    ),
+    "padding on the left": lambda folder: make(folder, A["bert"].but(tokenizer={"padding_side": "left"}), H["single"]),
+    "sines for positions": lambda folder: make(folder, A["distilbert"].but(sinusoidal_pos_embds=True), H["tokens"]),
+    "groups of layers": lambda folder: make(
+        folder, A["albert"].but(num_hidden_groups=2, inner_group_num=2), H["tokens"]
+    ),
+    "relative positions without buckets": lambda folder: make(
+        folder, A["deberta-v2"].but(position_buckets=-1, norm_rel_ebd="none", pos_att_type=["c2p"]), H["tokens"]
+    ),
+}
+
+
+@pytest.mark.parametrize("what", UNUSUAL)
+def test_an_unusual_checkpoint_answers_as_the_pipeline_does(what: str, tmp_path: Path) -> None:
+    checkpoint = UNUSUAL[what](tmp_path / "checkpoint")
+    is_tokens = "Token" in json.loads((checkpoint / "config.json").read_text())["architectures"][0]
+    model = build(locate(str(checkpoint)), BuildOptions("it", tmp_path / "repository")).model
+    assert model.manifest().max_length == 128
+    reference, ask = Reference(checkpoint, is_tokens=is_tokens), InProcess(Pipeline.load(model))
+    reference.tokenizer.model_max_length = 128
+    if is_tokens:
+        compare_tokens(reference, ask, TEXTS, [{"aggregation_strategy": "average", "ignore_labels": "[]"}]).check()
+    else:
+        compare_texts(reference, ask, TEXTS, [{"top_k": "all"}]).check()
+
+
+def test_a_tokenizer_that_gives_more_than_the_model_has_is_refused(tmp_path: Path) -> None:
+    """Pairs have token type 1, which this model lacks."""
+    checkpoint = make(tmp_path / "checkpoint", A["bert"].but(type_vocab_size=1), H["single"])
+    with pytest.raises(CheckpointError, match="no embedding for an id or a token type"):
+        build(locate(str(checkpoint)), BuildOptions("it", tmp_path / "repository"))
