@@ -1,7 +1,6 @@
 """The whole build, step by step."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import count
@@ -21,7 +20,6 @@ from tritext.build.parity import Parity
 from tritext.build.progress import Progress, Silent
 from tritext.build.record import Inputs
 from tritext.build.source import Source
-from tritext.build.staging import has_leftovers, staging
 from tritext.build.steps import settings_for, write_steps
 from tritext.build.texts import parity_texts
 from tritext.build.weights import load_model
@@ -61,30 +59,13 @@ class _Builder:
         inputs, tokenizer = self._read()
         fingerprint = inputs.fingerprint()
         if not options.force and (known := self._already_built(fingerprint)):
-            self._tidy()
+            commits.tidy(options.repository, options.name)
             return BuildResult(known, known.manifest(), changed=False)
-        with staging(options.repository, options.name) as staged, self._cleaning(staged):
+        with commits.transaction(options.repository, options.name) as staged:
             made = self._make(staged, inputs.facts, tokenizer)
             model = BuiltModel(options.repository, options.name, self._free_build(fingerprint))
             manifest = self._commit(staged, model, inputs, made)
         return BuildResult(model, manifest, changed=True)
-
-    @contextmanager
-    def _cleaning(self, staged: Path) -> Iterator[None]:
-        """What interrupted builds left goes before, what a failure or the commit left over after."""
-        commits.clean(self._options.repository, self._options.name, staged)
-        try:
-            yield
-        finally:
-            with suppress(OSError):  # what stays behind, the next build removes
-                commits.clean(self._options.repository, self._options.name, staged)
-
-    def _tidy(self) -> None:
-        """Clean where there is nothing to build either, if an interrupted build was the last to be here."""
-        options = self._options
-        if has_leftovers(options.repository):
-            with suppress(RepositoryError), staging(options.repository, options.name) as staged:
-                commits.clean(options.repository, options.name, staged)
 
     def _check_options(self) -> None:
         options = self._options

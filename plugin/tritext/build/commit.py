@@ -7,10 +7,11 @@ model's ensemble comes as a whole folder, for one without configuration would ke
 
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from tritext.build.staging import has_leftovers, staging
 from tritext.errors import RepositoryError
 from tritext.manifest import sha256
 from tritext.repository import (
@@ -47,6 +48,28 @@ def check_name(repository: Path, name: str) -> None:
             raise RepositoryError(
                 f"{step} was not made by tritext, and has the form of a step of {name}. Choose another --name or --out."
             )
+
+
+@contextmanager
+def transaction(repository: Path, name: str) -> Iterator[Path]:
+    """A staging folder to build `name` in: what interrupted builds left goes before, what is left over after.
+
+    RepositoryError as `staging` says.
+    """
+    with staging(repository, name) as staged:
+        clean(repository, name, staged)
+        try:
+            yield staged
+        finally:
+            with suppress(OSError):  # what stays behind, the next build removes
+                clean(repository, name, staged)
+
+
+def tidy(repository: Path, name: str) -> None:
+    """Clean where there is nothing to build, if an interrupted build was the last to be here."""
+    if has_leftovers(repository):
+        with suppress(RepositoryError), transaction(repository, name):
+            pass
 
 
 def commit(staged: Path, model: BuiltModel) -> None:
