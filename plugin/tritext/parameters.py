@@ -111,7 +111,7 @@ def parse(kind: type[P], sent: Mapping[str, object], defaults: Mapping[str, obje
     for name, value in {**(defaults or {}), **sent}.items():
         if name in rules:
             values[name] = _read(name, value, rules[name])
-        elif not _is_foreign(name):
+        elif name.lower().replace("-", "_") in rules or not _is_foreign(name):
             raise InvalidInput(_unknown(name, sorted(rules)))
     return kind(**values)
 
@@ -137,7 +137,7 @@ def _is_foreign(name: str) -> bool:
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name.lower(), known, n=1)
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"This model takes {', '.join(known)}."
     return f"Parameter {_shorten(name)} is unknown. {hint}"
 

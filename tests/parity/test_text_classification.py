@@ -83,6 +83,8 @@ def test_refuses_what_is_too_long_under_error(
     assert len(rows(send(fitting, truncation="error"))) == len(fitting)
     with pytest.raises(InvalidInput, match=rf"TEXT\[1\] has {lengths[long]} tokens, this model takes 128"):
         send(["short", long], truncation="error")
+    with pytest.raises(InvalidInput, match=r"TEXT\[0\] and TEXT_PAIR\[0\] together have \d+ tokens"):
+        send([("short", long)], truncation="error")
 
 
 @pytest.mark.parametrize("name", ["bert.single", "roberta.single", "xlm-roberta.single"])

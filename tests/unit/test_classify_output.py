@@ -83,6 +83,11 @@ def test_csv_has_columns_for_as_many_labels_as_asked_or_as_the_first_text_got() 
     assert table((row("b"), NONE), (row("a"), SPAM), most=2) == [wide[0], wide[2], wide[1]]
 
 
+def test_csv_drops_no_label_that_the_first_text_did_not_get() -> None:
+    with pytest.raises(InvalidInput, match=r"Line 1 got 2 labels.*columns for 1.*--top-k"):
+        table((row("b"), NONE), (row("a"), SPAM))
+
+
 def test_csv_does_not_name_a_column_twice() -> None:
     assert table((row("a", text="a", label="gold"), SPAM), most=1)[0] == [
         "text", "label", "predicted_label", "score"

@@ -215,6 +215,11 @@ def test_inspecting_a_checkpoint(run: Run, checkpoint: Path) -> None:
     assert said[0]["labels"] == ["négatif", "中立", "положительный", "محايد"]
 
 
+def test_inspecting_a_checkpoint_with_overrides(run: Run, checkpoint: Path) -> None:
+    shown = json.loads(run("inspect", checkpoint, "--max-length", 16, "--problem-type", "regression", "--json").out)[0]
+    assert (shown["max_length"], shown["problem_type"]) == (16, "regression")
+
+
 def test_inspecting_a_repository(run: Run, repository: Path) -> None:
     before = snapshot(repository)
     done = run("inspect", repository)
@@ -247,7 +252,9 @@ def test_inspecting_damage(run: Run, repository: Path, tmp_path: Path) -> None:
     assert model is not None
     (model.step("encoder") / "model.onnx").unlink()
     expected = f"texts_encoder_{model.build}/1/model.onnx"
-    assert f"missing or changed: {expected}" in run("inspect", copy).out
+    done = run("inspect", copy)
+    assert f"missing or changed: {expected}" in done.out
+    assert done.code == 1
     assert json.loads(run("inspect", copy, "--json").out)[0]["damage"] == [expected]
 
 

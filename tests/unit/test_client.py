@@ -135,6 +135,28 @@ def test_several_requests_are_in_flight_but_no_more_than_asked(connect: Open, se
     assert server.most_in_flight == 2
 
 
+def test_pairs_to_a_model_of_single_texts(connect: Open) -> None:
+    with FakeTriton(task="token-classification") as server:
+        with pytest.raises(InvalidInput, match="Model pii at .* does token-classification, which takes single texts"):
+            connect(server.address).classify("pii", [("a", "b")])
+        assert server.seen == []
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"timeout": "4"}, "timeout is '4'"),
+        ({"timeout": 1e18}, "a year at most"),
+        ({"timeout": float("nan")}, "timeout is nan"),
+        ({"batch_size": 2.5}, "batch_size is 2.5"),
+        ({"max_in_flight": "4"}, "max_in_flight is 4"),
+    ],
+)
+def test_options_that_are_no_numbers(connect: Open, server: FakeTriton, options: Any, sentence: str) -> None:
+    with pytest.raises(InvalidInput, match=sentence):
+        connect(server.address).classify("spam", ["a"], **options)
+
+
 def test_pairs(connect: Open, server: FakeTriton) -> None:
     connect(server.address).classify("spam", [("a", "b"), ("c", "")])
     assert (server.seen[0].texts, server.seen[0].pairs) == (["a", "c"], ["b", ""])

@@ -91,6 +91,8 @@ def test_names_that_are_refused(sent: Any) -> None:
         ("topk", "Did you mean top_k?"),
         ("Top_K", "Did you mean top_k?"),
         ("treshold", "Did you mean threshold?"),
+        ("top-k", "Did you mean top_k?"),  # as the command line spells it; no header's name
+        ("Function-To-Apply", "Did you mean function_to_apply?"),
         ("zzz", "This model takes function_to_apply, threshold, top_k, truncation."),
     ],
 )

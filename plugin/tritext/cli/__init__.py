@@ -1,5 +1,6 @@
 """The command line: each command reads its options and makes one call into the package."""
 
+import os
 import sys
 from typing import Annotated
 
@@ -44,3 +45,9 @@ def main() -> None:
         typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
         typer.echo(str(error), err=True)
         sys.exit(2 if isinstance(error, InvalidInput) else 1)
+    except Exception as error:
+        if os.environ.get("TRITEXT_DEBUG"):
+            raise
+        typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
+        typer.echo(f"{type(error).__name__}: {error}. This is a bug; TRITEXT_DEBUG=1 shows where.", err=True)
+        sys.exit(1)

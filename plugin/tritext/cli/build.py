@@ -7,9 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.console import Console
 
+from tritext.cli.overrides import (
+    LabelsOption,
+    MaxLengthOption,
+    ProblemTypeOption,
+    RevisionOption,
+    TaskOption,
+    TokenizerOption,
+    names_in,
+)
 from tritext.cli.progress import TerminalProgress
 from tritext.errors import BuildError
-from tritext.parameters import NAMES
 
 if TYPE_CHECKING:
     from tritext.engines.base import Precision
@@ -21,19 +29,14 @@ def build(
     ],
     name: Annotated[str, typer.Option(help="The model's name, which clients call.")],
     out: Annotated[Path, typer.Option(help="The model repository; made where it is missing.")],
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    revision: RevisionOption = None,
     engine: Annotated[str, typer.Option(help="openvino or onnxruntime.")] = "openvino",
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
-    task: Annotated[str | None, typer.Option(help="Instead of the checkpoint's own.")] = None,
-    labels: Annotated[
-        str | None, typer.Option(help="Label names by class index, separated by commas, or as a JSON list.")
-    ] = None,
-    problem_type: Annotated[
-        str | None,
-        typer.Option(help="single_label_classification, multi_label_classification or regression."),
-    ] = None,
-    max_length: Annotated[int | None, typer.Option(help="Most tokens a text, special tokens included.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="A directory with another tokenizer.")] = None,
+    task: TaskOption = None,
+    labels: LabelsOption = None,
+    problem_type: ProblemTypeOption = None,
+    max_length: MaxLengthOption = None,
+    tokenizer: TokenizerOption = None,
     max_batch_size: Annotated[int, typer.Option(help="Most texts a request.")] = 256,
     default: Annotated[
         list[str] | None,
@@ -60,23 +63,13 @@ def build(
         engine=engine,
         precision=cast("Precision", precision),  # the build refuses what it does not have
         max_batch_size=max_batch_size,
-        overrides=Overrides(task, _labels(labels), problem_type, max_length, tokenizer),
+        overrides=Overrides(task, names_in(labels), problem_type, max_length, tokenizer),
         defaults=_defaults(default or []),
         force=force,
     )
     with TerminalProgress(Console(stderr=True)) as progress:
         result = run_build(source, options, progress)
     typer.echo(result.manifest.to_json() if as_json else _summary(result.model.name, out, changed=result.changed))
-
-
-def _labels(text: str | None) -> tuple[str, ...] | None:
-    if text is None:
-        return None
-    try:
-        names: tuple[str, ...] = NAMES.parse(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not {NAMES.expects}", param_hint="--labels") from None
-    return names
 
 
 def _defaults(pairs: list[str]) -> dict[str, Any]:

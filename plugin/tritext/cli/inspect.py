@@ -11,16 +11,33 @@ from rich.table import Table
 from rich.text import Text
 
 from tritext import repository
+from tritext.cli.overrides import (
+    LabelsOption,
+    MaxLengthOption,
+    ProblemTypeOption,
+    RevisionOption,
+    TaskOption,
+    TokenizerOption,
+    names_in,
+)
 from tritext.errors import BuildError
 from tritext.manifest import Manifest
 
 
 def inspect(
     target: Annotated[str, typer.Argument(metavar="CHECKPOINT|REPO", help="A checkpoint or a model repository.")],
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    revision: RevisionOption = None,
+    task: TaskOption = None,
+    labels: LabelsOption = None,
+    problem_type: ProblemTypeOption = None,
+    max_length: MaxLengthOption = None,
+    tokenizer: TokenizerOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what would be built of a CHECKPOINT, or what was built into a REPO."""
+    """Show what would be built of a CHECKPOINT, or what was built into a REPO.
+
+    The exit code is 1 where files of a REPO are missing or changed.
+    """
     folder = Path(target)
     if folder.is_dir() and not (folder / "config.json").is_file():
         models = repository.models(folder)
@@ -29,12 +46,14 @@ def inspect(
         found = [(model.manifest(), model.damage()) for model in models]
         documents = [{**asdict(manifest), "damage": damage} for manifest, damage in found]
         _show([_built(*each) for each in found], documents, as_json=as_json)
+        if any(damage for _, damage in found):
+            raise typer.Exit(1)
     else:
-        facts = _read_checkpoint(target, revision)
+        facts = _read_checkpoint(target, revision, (task, names_in(labels), problem_type, max_length, tokenizer))
         _show([facts], [facts], as_json=as_json)
 
 
-def _read_checkpoint(target: str, revision: str | None) -> dict[str, Any]:
+def _read_checkpoint(target: str, revision: str | None, overrides: tuple[Any, ...]) -> dict[str, Any]:
     try:
         from tritext.build.source import locate
 
@@ -45,7 +64,7 @@ def _read_checkpoint(target: str, revision: str | None) -> dict[str, Any]:
             f"Reading a checkpoint needs {error.name}, which is not installed. Install it with: "
             "pip install 'tritext[build]'"
         ) from error
-    facts, _ = inspect(source, Overrides())
+    facts, _ = inspect(source, Overrides(*overrides))
     return {
         "checkpoint": facts.source.name,
         "revision": facts.source.revision,

@@ -66,6 +66,7 @@ class CsvWriter:
     def __init__(self, emit: Emit, most: int | None = None) -> None:
         self._emit = emit
         self._most = most
+        self._is_said = most is not None
         self._columns: list[str] = []
 
     def write(self, row: Row, result: Result) -> None:
@@ -75,8 +76,8 @@ class CsvWriter:
         self._check(row)
         fields = [_cell(row.fields.get(column, "")) for column in self._columns]
         if isinstance(result, Classification):
-            pairs = result.labels[: self._most]
-            values = [value for pair in pairs for value in (pair.label, _short(pair.score))]
+            self._check_width(row, len(result.labels))
+            values = [value for pair in result.labels[: self._most] for value in (pair.label, _short(pair.score))]
             self._put([*fields, *values, *[""] * (2 * (self._most or 1) - len(values))])
         else:
             for entity in result.entities:
@@ -101,6 +102,13 @@ class CsvWriter:
             raise InvalidInput(
                 f"Line {row.line} has a field {more[0]!r} that the first row has not, so the CSV has no column for it. "
                 "Write JSON Lines instead: --json."
+            )
+
+    def _check_width(self, row: Row, labels: int) -> None:
+        if not self._is_said and labels > (self._most or 1):
+            raise InvalidInput(
+                f"Line {row.line} got {labels} labels, and the CSV has columns for {self._most}, as many as the first "
+                "line got. Say how many with --top-k, or write JSON Lines instead: --json."
             )
 
     def _put(self, values: Iterable[object]) -> None:

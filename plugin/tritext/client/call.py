@@ -19,6 +19,7 @@ from tritext.errors import ClientError, InvalidInput, ModelNotFound, TritextErro
 BATCH_SIZE: Final = 32
 IN_FLIGHT: Final = 4
 TIMEOUT: Final = 60.0
+_LONGEST: Final = 366 * 86_400.0  # gRPC takes what is far beyond for the past
 
 ResultType = type[Classification] | type[TokenClassification]
 
@@ -53,10 +54,10 @@ class Plan:
     in_flight: int = IN_FLIGHT
 
     def __post_init__(self) -> None:
-        if self.limit.seconds <= 0:
-            raise InvalidInput(f"timeout is {self.limit.seconds:g}. Give a number of seconds above 0.")
+        if not isinstance(self.limit.seconds, int | float) or not 0 < self.limit.seconds <= _LONGEST:
+            raise InvalidInput(f"timeout is {self.limit.seconds!r}. Give a number of seconds above 0, a year at most.")
         for name, value in (("batch_size", self.batch_size), ("max_in_flight", self.in_flight)):
-            if value < 1:
+            if not isinstance(value, int) or value < 1:
                 raise InvalidInput(f"{name} is {value}. Give a whole number of at least 1.")
 
     def context(self, items: range | None = None) -> Context:
@@ -70,11 +71,17 @@ class Call:
     def __init__(self, plan: Plan, info: ModelInfo) -> None:
         _check_type(plan, info)
         self.plan: Final = plan
+        self._task = info.task
         self.batcher: Final = Batcher(min(plan.batch_size, max(1, info.max_batch_size)))
         self._encoder = RequestEncoder(plan.model, plan.parameters)
 
     def request(self, batch: Batch) -> Any:
-        """The ModelInferRequest for `batch`."""
+        """The ModelInferRequest for `batch`; InvalidInput where it holds pairs and the model takes none."""
+        if batch.pairs is not None and self._task == TOKEN_CLASSIFICATION:
+            raise InvalidInput(
+                f"Model {self.plan.model} at {self.plan.address} does {self._task}, which takes single texts, not "
+                "pairs. Leave the second texts out."
+            )
         return self._encoder.encode(batch)
 
     def results(self, response: Any, batch: Batch) -> list[Result]:
@@ -104,7 +111,7 @@ class ClientBase:
         return Plan(
             model,
             self.address,
-            Limit.of_call(timeout) if whole_call and timeout is not None else Limit(timeout or self._timeout),
+            _limit(self._timeout if timeout is None else timeout, whole_call=whole_call and timeout is not None),
             wire_parameters(rest),
             result_type,
             BATCH_SIZE if size is None else size,
@@ -133,6 +140,11 @@ class ClientBase:
     def _check_open(self) -> None:
         if self._is_closed:
             raise ClientError(f"This client of {self.address} is closed. Make a new one.")
+
+
+def _limit(seconds: float, *, whole_call: bool) -> Limit:
+    # What is no number is refused by `Plan`, which knows how to say it.
+    return Limit.of_call(seconds) if whole_call and isinstance(seconds, int | float) else Limit(seconds)
 
 
 def check_texts(texts: object) -> None:

@@ -15,7 +15,7 @@ from tritext import contract
 
 IntArray = NDArray[np.int32]
 
-# Measured on BERT-base in OpenVINO: see benchmarks/README.md.
+# Chosen by `python -m benchmarks.grouping`: see benchmarks/README.md.
 TOKEN_BUDGET: Final = 512
 
 

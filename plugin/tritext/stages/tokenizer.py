@@ -69,11 +69,15 @@ class TokenizerStage:
         if job.parameters.truncation == "error":
             for index, row in enumerate(rows):
                 if row.truncated:
-                    return InvalidInput(
-                        f"TEXT[{index}] has {row.count} tokens, this model takes {self._settings.max_length}. Shorten "
-                        "it, or send the parameter truncation=right or truncation=left."
-                    )
+                    return self._too_long(index, row.count, is_pair=isinstance(job.texts[index], tuple))
         return self._padded(rows)
+
+    def _too_long(self, index: int, count: int, *, is_pair: bool) -> InvalidInput:
+        what = f"TEXT[{index}] and TEXT_PAIR[{index}] together have" if is_pair else f"TEXT[{index}] has"
+        return InvalidInput(
+            f"{what} {count} tokens, this model takes {self._settings.max_length}. Send less, or send the parameter "
+            "truncation=right or truncation=left."
+        )
 
     def _padded(self, rows: list[Encoded]) -> Answer:
         length = max(len(row.input_ids) for row in rows)
