@@ -137,7 +137,7 @@ def test_several_requests_are_in_flight_but_no_more_than_asked(connect: Open, se
 
 def test_pairs_to_a_model_of_single_texts(connect: Open) -> None:
     with FakeTriton(task="token-classification") as server:
-        with pytest.raises(InvalidInput, match="Model pii at .* does token-classification, which takes single texts"):
+        with pytest.raises(InvalidInput, match=r"Model pii at .* does token-classification, which takes single texts"):
             connect(server.address).classify("pii", [("a", "b")])
         assert server.seen == []
 
