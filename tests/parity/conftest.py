@@ -1,6 +1,5 @@
 """One repository with every model, one server for those that are served, one reference for each checkpoint."""
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -72,12 +71,3 @@ def ask(zoo: Zoo, request: pytest.FixtureRequest) -> Callable[[str, str], Ask]:
         return loaded[name]
 
     return get
-
-
-@pytest.fixture(scope="session")
-def real_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's token classifier, which other people trained."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # demo is no package of ours
-    from demo import pii
-
-    return pii.build_checkpoint(tmp_path_factory.mktemp("real") / "pii")

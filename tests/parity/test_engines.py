@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,9 +12,7 @@ from reference import Reference
 from zoo import VARIANTS, Zoo
 
 from checkpoints import ARCHITECTURES
-from tritext.build import BuildOptions, build
 from tritext.build.parity import TOLERANCE, compare
-from tritext.build.source import locate
 from tritext.build.texts import parity_texts
 from tritext.engines import ENGINES
 from tritext.errors import TritextError
@@ -81,10 +78,11 @@ def test_the_graph_computes_no_position_in_floating_point(name: str, zoo: Zoo) -
     assert not {"Log", "Ceil", "Floor", "Round"} & {node.op_type for node in graph.node}
 
 
-def test_a_real_model_is_within_the_tolerance_of_each_precision(real_checkpoint: Path, tmp_path: Path) -> None:
-    model = build(locate(str(real_checkpoint)), BuildOptions("pii", tmp_path)).model
+@pytest.mark.parametrize("name", ["pii", "spam"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_real_model_is_within_the_tolerance_of_each_precision(name: str, precision: str, zoo: Zoo) -> None:
+    model = zoo.model(name)
     settings = TaskSettings.read(model.step("postprocess"))
-    for precision in ("fp32", "bf16"):
-        parity = compare(in_precision(precision, model), model.reference(), settings, precision)
-        print(precision, parity)
-        assert parity.labels_agree + parity.near_ties == parity.labels
+    parity = compare(in_precision(precision, model), model.reference(), settings, precision)
+    print(name, precision, parity)
+    assert parity.labels_agree + parity.near_ties == parity.labels

@@ -8,7 +8,7 @@ from asking import Ask, rows
 from comparing import compare_texts
 from hard_texts import PAIRS, SINGLE
 from reference import Reference
-from zoo import ways
+from zoo import own_texts, ways
 
 from tritext.errors import InvalidInput
 
@@ -35,7 +35,8 @@ def default_side(name: str) -> str:
 def test_answers_single_texts_as_the_pipeline_does(
     name: str, way: str, reference: Callable[[str], Reference], ask: Callable[[str, str], Ask]
 ) -> None:
-    comparison = compare_texts(reference(name), ask(name, way), SINGLE, REQUESTS, default_side=default_side(name))
+    texts = (*SINGLE, *own_texts(name))
+    comparison = compare_texts(reference(name), ask(name, way), texts, REQUESTS, default_side=default_side(name))
     print(f"{name} {way}: {comparison.compared} compared, worst {comparison.worst:.1e}")
     comparison.check()
 
@@ -68,7 +69,8 @@ def test_says_how_long_each_text_is(
         tensors = ask(name, way)(items)
         lengths = [reference(name).length(item) for item in items]
         assert tensors["TOKEN_COUNT"][:, 0].tolist() == lengths
-        assert tensors["TRUNCATED"][:, 0].tolist() == [length > 128 for length in lengths]
+        longest = reference(name).tokenizer.model_max_length
+        assert tensors["TRUNCATED"][:, 0].tolist() == [length > longest for length in lengths]
         assert any(tensors["TRUNCATED"])
 
 

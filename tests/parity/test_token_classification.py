@@ -8,7 +8,7 @@ from asking import Ask, rows
 from comparing import STRATEGIES, compare_tokens
 from hard_texts import SINGLE
 from reference import Reference
-from zoo import ways
+from zoo import own_texts, ways
 
 REQUESTS: Sequence[Mapping[str, Any]] = (
     {},
@@ -27,7 +27,8 @@ def test_finds_the_pipelines_entities(
 ) -> None:
     requests = FEW if "slow" in name or "convolved" in name else REQUESTS
     cut_left = () if name == "roberta.prefix_space.tokens" else (CUT_LEFT,)
-    comparison = compare_tokens(reference(name), ask(name, way), SINGLE, (*requests, *cut_left))
+    texts = (*SINGLE, *own_texts(name))
+    comparison = compare_tokens(reference(name), ask(name, way), texts, (*requests, *cut_left))
     print(f"{name} {way}: {comparison.compared} compared, worst {comparison.worst:.1e}")
     comparison.check()
 

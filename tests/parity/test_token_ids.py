@@ -9,17 +9,23 @@ from hard_texts import ANY_TEXT, PAIRS, SINGLE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import Item, Reference
-from zoo import VARIANTS, Zoo
+from zoo import VARIANTS, Real, Zoo
 
 from tritext.stages.base import Request
 from tritext.stages.tokenizer import TokenizerStage
 
-# One variant for each tokenizer; a sequence classifier where there is one, for pairs.
-TOKENIZERS = list({
-    (variant.architecture.tokenizer_class, str(variant.architecture.tokenizer_config), variant.slow): name
-    for name, variant in sorted(VARIANTS.items(), key=lambda item: (not item[1].is_tokens, item[0]), reverse=False)
-    if variant.engine == "openvino"
-}.values())  # fmt: skip
+
+def one_for_each_tokenizer() -> list[str]:
+    """Names of variants; a sequence classifier where there is one, for pairs."""
+    found = {}
+    for name, variant in sorted(VARIANTS.items(), key=lambda item: item[1].is_tokens):
+        architecture = variant.architecture
+        key = (architecture.tokenizer_class, str(architecture.tokenizer_config), variant.slow)
+        found.setdefault((name,) if isinstance(variant, Real) else key, name)
+    return sorted(found.values())
+
+
+TOKENIZERS = one_for_each_tokenizer()
 
 
 def check(stage: TokenizerStage, reference: Reference, items: list[Item], side: str) -> None:

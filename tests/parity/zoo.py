@@ -1,30 +1,45 @@
 """The models under test: each architecture with each head it is likely to have, and the odd ones."""
 
+import importlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoints import ARCHITECTURES, HEADS, Architecture, Head, make
+from checkpoints import ARCHITECTURES, HEADS, SEQUENCE, TOKENS, Architecture, Head, make
 from tritext.build import BuildOptions, build
 from tritext.build.source import locate
-from tritext.engines.base import Precision
 from tritext.repository import BuiltModel
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One checkpoint and how it is built. `served`: by the real server too, not only in this process."""
+    """One checkpoint and how it is built. `served`: by the real server, not in this process."""
 
     architecture: Architecture
     head: Head
     slow: bool = False
     engine: str = "openvino"
-    precision: Precision = "fp32"
     served: bool = False
 
     @property
     def is_tokens(self) -> bool:
-        return self.head.kind == "TokenClassification"
+        return self.head.kind == TOKENS
+
+    def make(self, name: str, folder: Path) -> None:
+        """Write the checkpoint to `folder`; `name` is the variant's."""
+        del name
+        make(folder, self.architecture, self.head, slow=self.slow)
+
+
+class Real(Variant):
+    """One that other people trained: the demo of the same name makes it out of a package."""
+
+    def make(self, name: str, folder: Path) -> None:
+        sys.path.insert(0, str(ROOT))  # demo/ is no part of the installed package
+        importlib.import_module(f"demo.{name}").build_checkpoint(folder)
 
 
 def _variants() -> dict[str, Variant]:
@@ -66,10 +81,20 @@ def _variants() -> dict[str, Variant]:
         "deberta-v2.slow.single": Variant(a["deberta-v2"], HEADS["single"], slow=True),
         "camembert.slow.tokens": Variant(a["camembert"], HEADS["tokens"], slow=True),
     }
-    return {**plain, **onnx, **others}
+    real = {
+        "pii": Real(a["bert"], Head(TOKENS, ()), served=True),
+        "spam": Real(a["bert"], Head(SEQUENCE, ()), served=True),
+    }
+    return {**plain, **onnx, **others, **real}
 
 
 VARIANTS: Mapping[str, Variant] = _variants()
+
+
+def own_texts(name: str) -> tuple[str, ...]:
+    """What a real model is made for: the texts of its demo, one a line."""
+    path = ROOT / "demo" / "texts" / f"{name}.txt"
+    return tuple(path.read_text(encoding="utf-8").splitlines()) if isinstance(VARIANTS[name], Real) else ()
 
 
 def ways(*, is_tokens: bool) -> list[tuple[str, str]]:
@@ -93,14 +118,13 @@ class Zoo:
         """The folder of the checkpoint of variant `name`; another engine takes the same one."""
         folder = self._checkpoints / name.removesuffix(".onnxruntime")
         if not folder.exists():
-            variant = VARIANTS[name]
-            make(folder, variant.architecture, variant.head, slow=variant.slow)
+            VARIANTS[name].make(name, folder)
         return folder
 
     def model(self, name: str) -> BuiltModel:
         """Variant `name`, built as `tritext build` would."""
         if name not in self._built:
             variant = VARIANTS[name]
-            options = BuildOptions(name, self.repository, engine=variant.engine, precision=variant.precision)
+            options = BuildOptions(name, self.repository, engine=variant.engine)
             self._built[name] = build(locate(str(self.checkpoint(name))), options).model
         return self._built[name]
