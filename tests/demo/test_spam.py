@@ -15,9 +15,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from demo.spam_train import data, train
-
 from demo import spam
+from demo.spam_train import data, train
 
 # None of these is from the corpus.
 SPAM = (
