@@ -71,7 +71,7 @@ def classify(
     sent = {option: value for option, value in options.items() if value is not None}
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # errors come as exceptions; its own log would stand between ours
     written = OutputFormat.jsonl if as_json else output_format
-    with ending_quietly(out), Client(url, timeout=timeout) as client:
+    with ending_quietly(), Client(url, timeout=timeout) as client:
         info = client.model(name)
         with Target(out) as target, Meter(_bar_console(source, target), source.size) as meter:
             stream = Stream(client, name, {**sent, "batch_size": batch_size}, source)

@@ -151,13 +151,11 @@ class Stream:
 
 
 @contextmanager
-def ending_quietly(out: Path | None = None) -> Iterator[None]:
+def ending_quietly() -> Iterator[None]:
     """Ctrl-C, and a reader that has seen enough (``| head``), end the command and are no errors."""
     try:
         yield
     except KeyboardInterrupt:
-        if out is not None and out.exists():
-            typer.echo(f"Stopped. {out} holds what was finished.", err=True)
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
         # Whatever is still buffered must not fail once more when Python flushes stdout at exit.
