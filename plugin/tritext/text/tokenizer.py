@@ -1,6 +1,5 @@
 """The checkpoint's tokenizer, run in batches, with nothing of its output changed but by truncation."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,10 +80,9 @@ class WordStarts:
     """
 
     def __init__(self, tokenizer: Tokenizer, unk_id: int | None) -> None:
-        model = json.loads(tokenizer.to_str())["model"]
         self._unk_id = -1 if unk_id is None else unk_id
         self._lengths: NDArray[np.int32] | None = None
-        if model.get("continuing_subword_prefix"):
+        if getattr(tokenizer.model, "continuing_subword_prefix", None):
             vocabulary = tokenizer.get_vocab(with_added_tokens=True)
             self._lengths = np.zeros(max(vocabulary.values()) + 1, dtype=np.int32)
             for token, index in vocabulary.items():
