@@ -32,6 +32,7 @@ class Reference:
         )
         self.function = "none" if self.pipe.model.config.problem_type == "regression" else "default"
         self.labels = [self.pipe.model.config.id2label[i] for i in range(self.pipe.model.config.num_labels)]
+        self._lengths: dict[Item, int] = {}
         self._outputs: dict[tuple[Item, str], Any] = {}
         self._answers: dict[tuple[Item, str, str], list[Answer]] = {}
 
@@ -44,11 +45,15 @@ class Reference:
 
     def length(self, item: Item) -> int:
         """How many tokens `item` has in full."""
-        batch = ([item[0]], [item[1]]) if isinstance(item, tuple) else ([item],)
-        return len(self.tokenizer(*batch, verbose=False)["input_ids"][0])
+        if item not in self._lengths:
+            batch = ([item[0]], [item[1]]) if isinstance(item, tuple) else ([item],)
+            self._lengths[item] = len(self.tokenizer(*batch, verbose=False)["input_ids"][0])
+        return self._lengths[item]
 
     def outputs(self, item: Item, side: str = "right") -> Any:
         """What the model gives for `item`, ready for the pipeline's `postprocess`."""
+        if self.length(item) <= self.tokenizer.model_max_length:
+            side = "right"  # nothing is cut
         if (item, side) not in self._outputs:
             self.tokenizer.truncation_side = side
             self._outputs[item, side] = self._forward(item)
