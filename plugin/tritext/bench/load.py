@@ -11,13 +11,13 @@ Times are seconds on the event loop's clock. Run these with `run`, whose timers 
 
 import asyncio
 import contextlib
-import os
 import random
 import select
 import selectors
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from time import process_time
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -240,12 +240,12 @@ class _Log:
 
     async def open_window(self, look: Look | None) -> None:
         self.looks = (await look() if look else None, None)
-        self.cpu = _cpu_seconds()
+        self.cpu = process_time()
 
     async def close_window(self, look: Look | None, *, early: bool) -> None:
         if early:
             self.end = max(self.now(), self.begin)
-        self.cpu = _cpu_seconds() - self.cpu
+        self.cpu = process_time() - self.cpu
         self.looks = (self.looks[0], await look() if look else None)
 
     def run(self) -> Run:
@@ -284,11 +284,6 @@ async def _drain(tasks: list[asyncio.Task[Any]], seconds: float) -> None:
         for task in pending:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _cpu_seconds() -> float:
-    times = os.times()
-    return times.user + times.system
 
 
 def _exact_loop() -> asyncio.AbstractEventLoop:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import tritext
+from tritext.cli.bench import bench
 from tritext.cli.build import build
 from tritext.cli.classify import classify
 from tritext.cli.inspect import inspect
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (build, inspect, serve, classify):
+for command in (build, inspect, serve, classify, bench):
     app.command()(command)
 
 

@@ -1,0 +1,116 @@
+"""The results of a benchmark, as a JSON document and as tables."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from tritext.bench.environment import machine, versions
+from tritext.bench.measure import Closed, Measured
+from tritext.bench.summary import Summary
+
+_PACKAGES: Final = ("tritext", "grpcio", "tritonclient", "protobuf", "nvidia-pytriton", "openvino", "onnxruntime")
+_NONE: Final = "\N{EN DASH}"
+# Later than this, and what was measured is the generator's delay as well.
+_LATE_MS: Final = 1.0
+
+
+def document(command: str, about: dict[str, Any], measured: Sequence[Measured]) -> dict[str, Any]:
+    """Everything, with the `command` that made it and what it was `about`: the model, its texts, the conditions."""
+    return {
+        "command": command,
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(),
+        "versions": versions(_PACKAGES),
+        **about,
+        "units": {"times": "milliseconds", "rates": "per second", "tokens": "real tokens, no padding"},
+        "results": [each.as_dict() for each in measured],
+    }
+
+
+def tables(measured: Sequence[Measured]) -> RenderableType:
+    """What the client saw, and below it what the server did meanwhile."""
+    parts: list[RenderableType] = [_client(measured), "", _server(measured)]
+    if notes := [note for each in measured for note in _notes(each)]:
+        parts += ["", *notes]
+    return Group(*parts)
+
+
+def _client(measured: Sequence[Measured]) -> Table:
+    table = _table("load", "requests/s", "texts/s", "tokens/s", "p50 ms", "p90 ms", "p99 ms", "max ms", "failed")
+    for each in measured:
+        figures = each.client
+        rates = (figures.requests_per_second, figures.texts_per_second, figures.tokens_per_second)
+        times = (figures.p50, figures.p90, figures.p99, figures.max)
+        failed = Text(f"{sum(figures.failed.values()):,}", style="red" if figures.failed else "")
+        table.add_row(str(each.load), *map(_rate, rates), *map(_time, times), failed)
+    return table
+
+
+def _server(measured: Sequence[Measured]) -> Table:
+    table = _table(
+        "in the server",
+        "queue ms",
+        "tokenize",
+        "encode",
+        "postprocess",
+        "merged",
+        "texts/call",
+        "padding",
+        "client CPU",
+    )
+    for each in measured:
+        side = each.server
+        times = (side.queue, side.tokenize, side.encode, side.postprocess) if side else (None,) * 4
+        batches = (side.requests_per_batch, side.texts_per_call) if side else (None, None)
+        waste = _percent(side.padding_waste if side else None)
+        table.add_row(str(each.load), *map(_time, times), *map(_time, batches), waste, _cost(each.client))
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for place, column in enumerate(columns):
+        table.add_column(
+            column, justify="right" if place else "left", no_wrap=True, min_width=15 if not place else None
+        )
+    return table
+
+
+def _notes(each: Measured) -> list[Text]:
+    notes = []
+    for kind, count in each.client.failed.items():
+        notes.append(Text(f"{each.load}: {count:,} of {each.client.requests:,} requests failed: {kind}", style="red"))
+    late = each.client.late_p99
+    if late is not None and late > _LATE_MS and not isinstance(each.load, Closed):
+        sentence = f"{each.load}: 1 % of the requests were sent {late:.1f} ms late or later; latencies contain it"
+        notes.append(Text(sentence, style="yellow"))
+    return notes
+
+
+def short(figures: Summary) -> str:
+    """One load's result in a line."""
+    failed = f", {sum(figures.failed.values()):,} failed" if figures.failed else ""
+    return (
+        f"{_rate(figures.texts_per_second)} texts/s, p50 {_time(figures.p50)} ms, p99 {_time(figures.p99)} ms{failed}"
+    )
+
+
+def _rate(value: float | None) -> str:
+    return _NONE if value is None else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _time(value: float | None) -> str:
+    return _NONE if value is None else f"{value:,.2f}" if value < 10 else f"{value:,.1f}"
+
+
+def _percent(share: float | None) -> str:
+    return _NONE if share is None else f"{100 * share:.0f} %"
+
+
+def _cost(figures: Summary) -> str:
+    return f"{figures.generator_cores:.2f} cores"
