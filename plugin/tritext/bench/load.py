@@ -83,7 +83,7 @@ class Run:
     @property
     def measured(self) -> NDArray[np.bool_]:
         """Which requests were due in the window [R]: those that latencies are about."""
-        return (self.due >= self.begin) & (self.due < self.end)
+        return (self.due >= self.begin) & (self.due <= self.end)
 
     @property
     def answered(self) -> NDArray[np.bool_]:
@@ -126,7 +126,9 @@ async def closed_loop(
         await log.until(log.begin)
         await log.open_window(look)
         _, busy = await asyncio.wait(callers, timeout=log.left())
-        await log.close_window(look, early=not busy)
+        if not busy:
+            log.end = max(log.now(), log.begin)
+        await log.close_window(look)
         await _drain(callers, drain)
     return log.run()
 
@@ -154,11 +156,14 @@ async def open_loop(
     outstanding: set[asyncio.Task[bool]] = set()
 
     async def arrivals() -> None:
+        """Send until the window ends, or until there were enough requests, which ends it."""
         gaps, due, count = random.Random(seed), log.start, 0  # noqa: S311 - no secret
         while True:
             due += gaps.expovariate(rate)
             count += due >= log.begin
-            if due >= log.end or (requests is not None and count > requests):
+            if requests is not None and count > requests:
+                log.end = max(log.now(), log.begin)
+            if due >= log.end:
                 return
             await log.until(due)
             index = log.next_index()
@@ -174,8 +179,10 @@ async def open_loop(
         await log.until(log.begin)
         await log.open_window(look)
         await asyncio.wait([sender], timeout=log.left())
-        await log.close_window(look, early=requests is not None and sender.done())
-        await _drain([sender, *outstanding], drain)
+        await log.until(log.end)
+        await log.close_window(look)
+        await _drain([sender], drain)  # it may be behind its times, where the machine has no time for it
+        await _drain([*outstanding], drain)
     return log.run()
 
 
@@ -224,7 +231,8 @@ class _Log:
         try:
             await send(index)
         except asyncio.CancelledError:
-            error = UNANSWERED
+            self.add(index, due, sent, UNANSWERED)
+            raise
         except Exception as failure:  # noqa: BLE001 - whatever it is, it is counted by its kind
             error = failure.kind if isinstance(failure, Failed) else type(failure).__name__
         self.add(index, due, sent, error)
@@ -242,9 +250,7 @@ class _Log:
         self.looks = (await look() if look else None, None)
         self.cpu = process_time()
 
-    async def close_window(self, look: Look | None, *, early: bool) -> None:
-        if early:
-            self.end = max(self.now(), self.begin)
+    async def close_window(self, look: Look | None) -> None:
         self.cpu = process_time() - self.cpu
         self.looks = (self.looks[0], await look() if look else None)
 

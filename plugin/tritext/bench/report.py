@@ -53,31 +53,21 @@ def _client(measured: Sequence[Measured]) -> Table:
 
 def _server(measured: Sequence[Measured]) -> Table:
     table = _table(
-        "in the server",
-        "queue ms",
-        "tokenize",
-        "encode",
-        "postprocess",
-        "merged",
-        "texts/call",
-        "padding",
-        "client CPU",
+        "in the server", "queue ms", "tokenize", "encode", "postprocess", "texts/call", "padding", "client CPU"
     )
     for each in measured:
         side = each.server
         times = (side.queue, side.tokenize, side.encode, side.postprocess) if side else (None,) * 4
-        batches = (side.requests_per_batch, side.texts_per_call) if side else (None, None)
-        waste = _percent(side.padding_waste if side else None)
-        table.add_row(str(each.load), *map(_time, times), *map(_time, batches), waste, _cost(each.client))
+        texts, waste = (side.texts_per_call, side.padding_waste) if side else (None, None)
+        cores = f"{each.client.generator_cores:.2f}"
+        table.add_row(str(each.load), *map(_time, times), _rate(texts), _percent(waste), cores)
     return table
 
 
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for place, column in enumerate(columns):
-        table.add_column(
-            column, justify="right" if place else "left", no_wrap=True, min_width=15 if not place else None
-        )
+        table.add_column(column, justify="right" if place else "left", no_wrap=True)
     return table
 
 
@@ -110,7 +100,3 @@ def _time(value: float | None) -> str:
 
 def _percent(share: float | None) -> str:
     return _NONE if share is None else f"{100 * share:.0f} %"
-
-
-def _cost(figures: Summary) -> str:
-    return f"{figures.generator_cores:.2f} cores"

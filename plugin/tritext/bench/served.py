@@ -49,7 +49,7 @@ class Served:
                 except grpc.RpcError as error:
                     context = Context(self.address, self.name, self.timeout, batch.items)
                     raise translate(*wire.status(error), context) from error
-                counts += np.frombuffer(response.raw_output_contents[0], "<i4").tolist()
+                counts += _token_counts(response)
         return counts
 
     def check(self, traffic: Traffic, answers: Mapping[int, bytes]) -> None:
@@ -64,6 +64,12 @@ class Served:
                 raise not_understood(str(error), context) from error
             if counted != expected:
                 raise not_understood(f"TOKEN_COUNT {counted}, where it was {expected} for the same texts", context)
+
+
+def _token_counts(response: Any) -> list[int]:
+    names = [output.name for output in response.outputs]
+    raw = response.raw_output_contents[names.index(contract.TOKEN_COUNT.name)]
+    return [int(count) for count in np.frombuffer(raw, "<i4")]
 
 
 class Sender:

@@ -1,0 +1,202 @@
+"""The command `tritext bench` against a made-up server: what it sends, what it says, and how it fails."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from fake_triton import FakeTriton, Refusal, Seen
+from tritext.cli import main
+
+COMMAND = [sys.executable, "-c", "from tritext.cli import main; main()", "bench"]
+SHORT = ("--duration", 0.4, "--warmup", 0.1, "--texts", 16)
+
+
+def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True,
+        env={**os.environ, "TERM": "dumb", "COLUMNS": "120"},
+        timeout=60,
+        check=False,
+        text=True,
+    )
+
+
+def bench(server: FakeTriton, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    done = run("spam", "--url", server.address, *SHORT, *arguments)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def results(done: "subprocess.CompletedProcess[str]") -> list[Any]:
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["results"]
+    assert isinstance(found, list)
+    return found
+
+
+@pytest.fixture
+def server() -> Iterator[FakeTriton]:
+    with FakeTriton() as fake:
+        yield fake
+
+
+def test_a_closed_and_an_open_loop_as_a_table(server: FakeTriton) -> None:
+    done = bench(server, "--concurrency", "1,4", "--rate", 50)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert re.match(r"load +requests/s +texts/s +tokens/s +p50 ms +p90 ms +p99 ms +max ms +failed", lines[0])
+    assert [re.split(r"  +", line)[0] for line in lines[2:5]] == ["concurrency 1", "concurrency 4", "rate 50/s"]
+    assert re.match(r"in the server +queue ms +tokenize +encode +postprocess", lines[6])
+    assert max(map(len, lines)) <= 100
+    assert "left out: Nobody gives metrics at http://127.0.0.1:8002/metrics" in done.stderr or "says nothing" in (
+        done.stderr
+    )
+    assert re.search(r"Concurrency 4 .* texts/s, p50 .* ms, p99 .* ms", done.stderr)
+
+
+def test_json_for_programs_and_into_a_file(server: FakeTriton, tmp_path: Path) -> None:
+    out = tmp_path / "results.json"
+    done = bench(server, "--concurrency", 2, "--concurrency", 3, "--json", "--out", out, "--param", "top_k=2")
+    assert [(level["loop"], level["concurrency"]) for level in results(done)] == [("closed", 2), ("closed", 3)]
+    document = json.loads(out.read_text(encoding="utf-8"))
+    assert document == json.loads(done.stdout)
+    assert document["command"].startswith("tritext bench spam --url ")
+    assert {"machine", "versions", "date", "model", "texts", "conditions"} <= set(document)
+    assert (document["parameters"], document["batch_size"]) == ({"top_k": "2"}, 1)
+    assert document["results"][0]["server"] is None
+    assert server.seen[-1].parameters == {"top_k": "2"}
+
+
+def test_texts_and_tokens_are_those_that_were_sent(server: FakeTriton, tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    # The made-up server counts words, and two special tokens.
+    path.write_text("".join(json.dumps({"body": "word " * count}) + "\n" for count in (1, 3)), encoding="utf-8")
+    level = results(bench(server, "--file", path, "--column", "body", "--batch-size", 2, "--json"))[0]
+    assert level["texts_per_second"] == pytest.approx(2 * level["requests_per_second"])
+    assert level["tokens_per_second"] == pytest.approx(4 * level["texts_per_second"])
+    assert level["requests_per_second"] * 0.4 == pytest.approx(level["requests"], abs=2)
+
+
+def test_so_many_requests_and_no_more(server: FakeTriton) -> None:
+    level = results(bench(server, "--concurrency", 2, "--requests", 10, "--warmup", 0, "--duration", 30, "--json"))[0]
+    assert (level["requests"], level["failed"]) == (10, {})
+    assert level["requests_per_second"] * level["seconds"] == pytest.approx(10)
+
+
+def test_failures_are_told_by_kind(server: FakeTriton) -> None:
+    asked = 0
+
+    def sometimes(seen: Seen) -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 20 and asked % 2:
+            raise Refusal(grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size")
+
+    server.behave = sometimes
+    done = bench(server, "--concurrency", 2)
+    assert done.returncode == 0
+    assert re.search(r"concurrency 2: \d+ of \d+ requests failed: UNAVAILABLE", done.stdout)
+
+
+def test_a_load_under_which_nothing_is_answered_is_an_error(server: FakeTriton, tmp_path: Path) -> None:
+    path = tmp_path / "one.txt"
+    path.write_text("a text\n", encoding="utf-8")
+
+    def too_late(_: Seen) -> None:
+        if len(server.seen) > 1:  # the first asks for its tokens
+            time.sleep(0.4)
+
+    server.behave = too_late
+    done = bench(server, "--rate", 20, "--timeout", 0.2, "--file", path)
+    assert done.returncode == 1
+    assert "DEADLINE_EXCEEDED" in done.stdout
+    assert "no request was answered in time" in done.stderr
+
+
+def test_a_plot(server: FakeTriton, tmp_path: Path) -> None:
+    path = tmp_path / "plot.svg"
+    assert bench(server, "--concurrency", "1,2", "--rate", 30, "--plot", path).returncode == 0
+    drawn = path.read_text(encoding="utf-8")
+    assert drawn.startswith("<?xml")
+    assert all(f"<!-- {label} -->" in drawn for label in ("concurrency 2", "rate 30/s", "closed loop, p99"))
+
+
+def test_a_plot_without_matplotlib(server: FakeTriton, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tritext.bench import plot
+    from tritext.errors import TritextError
+
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(TritextError, match=r"pip install 'tritext\[bench\]'"):
+        plot.check(Path("plot.svg"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--rate", "0"), "Invalid value for --rate: '0' is not a number above 0"),
+        (("--rate", "nan"), "'nan' is not a number"),
+        (("--rate", "1e9"), "100,000 at most"),
+        (("--concurrency", "1,x"), "Invalid value for --concurrency: 'x' is not a whole number above 0"),
+        (("--lengths", "10,5,1"), "--lengths is '10,5,1'"),
+        (("--param", "top_k"), "'top_k' is not KEY=VALUE"),
+        (("--file", "missing.txt"), "'missing.txt' does not exist"),
+        (("--repository", "repo"), "Give --url or --repository, not both"),
+        (("--plot", "plot.gif"), "Let it end in .svg, .png, .pdf"),
+        (("--batch-size", "65"), "takes at most 64 texts in a request"),
+        (("--metrics-url", "there"), "Give it as http://HOST:PORT/metrics"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_sentence(
+    server: FakeTriton,
+    arguments: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tritext", "bench", "spam", "--url", server.address, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (2, "")
+    assert message in re.sub(r"[\s│]+", " ", err)
+
+
+def test_who_is_not_there(server: FakeTriton) -> None:
+    done = run("absent", "--url", server.address)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "error: The server at 127.0.0.1:" in done.stderr
+    assert "has no model absent" in done.stderr
+    done = run("spam", "--url", "127.0.0.1:1")
+    assert done.returncode == 1
+    assert "Nobody answers at 127.0.0.1:1 (Connection refused). Start a server (`tritext serve`)" in done.stderr
+
+
+def test_a_file_without_texts(server: FakeTriton, tmp_path: Path) -> None:
+    path = tmp_path / "empty.jsonl"
+    path.write_text("\n", encoding="utf-8")
+    done = bench(server, "--file", path)
+    assert (done.returncode, done.stderr) == (2, f"error: {path} holds no texts.\n")
+
+
+def test_ctrl_c_ends_it_without_a_word(server: FakeTriton) -> None:
+    command = [*COMMAND, "spam", "--url", server.address, "--duration", "60"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while server.in_flight == 0 or len(server.seen) < 50:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in err
