@@ -46,7 +46,8 @@ def wide_output(weight: Array) -> Array:
 def _wide_heads(tensor: Array) -> Array:
     """Repeat the outputs of a query, key or value map ([out, …]) within each head."""
     by_head = tensor.reshape(HEADS, -1, *tensor.shape[1:])
-    return np.concatenate([by_head, by_head], axis=1).reshape(-1, *tensor.shape[1:])
+    twice: Array = np.concatenate([by_head, by_head], axis=1)
+    return twice.reshape(-1, *tensor.shape[1:])
 
 
 def widen(name: str, tensor: Array) -> Array:
