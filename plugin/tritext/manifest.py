@@ -21,6 +21,7 @@ from tritext.errors import RepositoryError
 SCHEMA: Final = 1
 MANIFEST: Final = "manifest.json"
 REFERENCE: Final = "reference.npz"
+CHECK: Final = "check.npz"  # some of the reference, in the encoder step's version folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Manifest:
     files: Mapping[str, str]  # path -> hash
     versions: Mapping[str, str]  # package -> version, at build
     parity: Mapping[str, Any]  # the figures, see build/parity.py
+    candidates: Sequence[Mapping[str, Any]] = ()  # what was tried for the encoder, see build/candidates.py
     fingerprint: str = ""
     replaces: str | None = None  # the build that was committed before, which is kept to go back to
     schema: int = field(default=SCHEMA)
@@ -87,22 +89,22 @@ class Example:
     logits: NDArray[np.float32]
 
 
-def write_reference(folder: Path, examples: Sequence[Example]) -> None:
-    """Write `examples` to ``reference.npz`` in `folder`. No pickles: texts are stored as JSON in a byte array."""
+def write_reference(folder: Path, examples: Sequence[Example], file: str = REFERENCE) -> None:
+    """Write `examples` to `file` in `folder`. No pickles: texts are stored as JSON in a byte array."""
     texts = json.dumps([[e.text, e.pair] for e in examples]).encode()
     arrays: dict[str, NDArray[Any]] = {"texts": np.frombuffer(texts, dtype=np.uint8)}
     for index, example in enumerate(examples):
         arrays[f"ids.{index}"] = example.input_ids
         arrays[f"types.{index}"] = example.token_type_ids
         arrays[f"logits.{index}"] = example.logits
-    np.savez(folder / REFERENCE, **arrays)
+    np.savez(folder / file, **arrays)
 
 
-def read_reference(folder: Path) -> list[Example]:
+def read_reference(folder: Path, file: str = REFERENCE) -> list[Example]:
     """Read what `write_reference` wrote; RepositoryError where it is missing or damaged."""
-    path = folder / REFERENCE
+    path = folder / file
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with path.open("rb") as stored, np.load(stored, allow_pickle=False) as arrays:
             texts = json.loads(arrays["texts"].tobytes())
             return [
                 Example(text, pair, arrays[f"ids.{i}"], arrays[f"types.{i}"], arrays[f"logits.{i}"])

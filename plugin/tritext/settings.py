@@ -45,12 +45,26 @@ class TaskSettings(_Stored):
 
 
 @dataclass(frozen=True)
-class EngineSettings(_Stored):
-    """Read by the encoder stage."""
+class Variant:
+    """One way to run the encoder: an engine, a precision, its artefact and how texts are laid out in its calls."""
 
     engine: str
     precision: str
     artefact: str  # file name
+    layout: Mapping[str, Any]  # as tritext.engines.batching writes it
+    tolerance: float  # how far a logit may be from the checkpoint's in check.npz
+    options: Mapping[str, Any] = field(default_factory=dict)  # the engine's own
+
+
+@dataclass(frozen=True)
+class EngineSettings(_Stored):
+    """Read by the encoder stage, which takes the first of `variants` that this machine runs rightly."""
+
     inputs: tuple[str, ...]
     pad_id: int
-    options: Mapping[str, Any] = field(default_factory=dict)
+    per_text: bool  # one row of logits a text, not one a token
+    variants: tuple[Variant, ...]
+
+    def __post_init__(self) -> None:
+        read = (each if isinstance(each, Variant) else Variant(**each) for each in self.variants)
+        object.__setattr__(self, "variants", tuple(read))

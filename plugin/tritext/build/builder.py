@@ -1,7 +1,9 @@
 """The whole build, step by step."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
@@ -12,9 +14,11 @@ from tritext import parameters
 from tritext.build import commit as commits
 from tritext.build import parity as parities
 from tritext.build import record
+from tritext.build.candidates import specs
 from tritext.build.checkpoint import Facts, inspect
 from tritext.build.config import Plan, configurations, write_config
-from tritext.build.export import export, input_names
+from tritext.build.encoders import Encoder, EncoderBuilder, finish, step_inputs
+from tritext.build.export import input_names
 from tritext.build.options import BuildOptions, BuildResult
 from tritext.build.parity import Parity
 from tritext.build.progress import Progress, Silent
@@ -24,9 +28,8 @@ from tritext.build.steps import settings_for, write_steps
 from tritext.build.texts import parity_texts
 from tritext.build.weights import load_model
 from tritext.contract import TEXT_PAIR
-from tritext.engines import engine_named
-from tritext.engines.base import Artefact
-from tritext.errors import BuildError, EngineError, InvalidInput, RepositoryError
+from tritext.engines.base import PRECISIONS
+from tritext.errors import BuildError, InvalidInput, RepositoryError
 from tritext.manifest import MANIFEST, Example, Manifest, write_reference
 from tritext.pipeline import Pipeline
 from tritext.repository import BUILDS, CONFIG, KEPT, ROLES, VERSION, BuiltModel, committed
@@ -44,7 +47,7 @@ class _Made:
     """A build that is whole and judged, in its staging folder, but for configurations and record."""
 
     settings: TaskSettings
-    artefact: Artefact
+    encoder: Encoder
     examples: Sequence[Example]
     parity: Parity
 
@@ -70,9 +73,7 @@ class _Builder:
     def _check_options(self) -> None:
         options = self._options
         commits.check_name(options.repository, options.name)
-        precisions = engine_named(options.engine).precisions
-        if options.precision not in precisions:
-            raise EngineError(f"Engine {options.engine} has no {options.precision}; it has {', '.join(precisions)}.")
+        specs(options.engine, options.precision)
         if not 1 <= options.max_batch_size <= 65536:
             raise BuildError(f"--max-batch-size {options.max_batch_size} must be from 1 to 65536 rows.")
 
@@ -113,26 +114,39 @@ class _Builder:
         self._progress.step("Load the weights")
         model = load_model(facts)
         self._progress.done(f"{model.num_parameters() / 1e6:.1f} M parameters")
-        self._progress.step("Export to ONNX")
-        graph = export(model, input_names(model, tokenizer), task.logits, staged / "onnx" / "model.onnx")
-        self._progress.done(", ".join(graph.inputs))
-        engine = engine_named(options.engine)
-        self._progress.step(f"Build the engine: {engine.name} {options.precision}")
-        artefact = engine.build(graph, options.precision, folders["encoder"])
-        settings = settings_for(facts, tokenizer, graph.inputs, options)
-        write_steps(staged, settings, tokenizer, artefact, options)
-        self._progress.done(_megabytes(folders["encoder"]))
         texts = parity_texts(pairs=TEXT_PAIR in task.inputs)
-        self._progress.step("Compare with the checkpoint", total=len(texts))
+        self._progress.step("Ask the checkpoint for reference", total=len(texts))
         examples = parities.reference(model, tokenizer, facts, texts, self._progress.advance)
-        pipeline = Pipeline.from_folders(**folders)
-        parity = parities.compare(pipeline, examples, settings, options.precision)
+        self._progress.done(f"{len(texts)} texts")
+        scratch = staged / "scratch"
+        scratch.mkdir()
+        encoders = EncoderBuilder(model, tokenizer, facts, options, folders["encoder"], scratch, self._progress)
+        settings = settings_for(facts, tokenizer, input_names(model, tokenizer), options)
+        graph = encoders.export(settings, examples)
+        settings = replace(settings, encoder_inputs=step_inputs(graph))
+        encoder = encoders.make(graph, settings)
+        shutil.rmtree(scratch)
+        write_steps(staged, settings, tokenizer, encoder.artefact)
+        self._progress.step("Compare with the checkpoint")
+        encoder, parity = self._compare(folders, encoder, settings, examples)
         self._progress.done(_verdict(parity))
-        return _Made(settings, artefact, examples, parity)
+        return _Made(settings, encoder, examples, parity)
+
+    def _compare(
+        self, folders: Mapping[str, Path], encoder: Encoder, settings: TaskSettings, examples: Sequence[Example]
+    ) -> tuple[Encoder, Parity]:
+        """The whole pipeline's answers, and the encoder that knows how far it may be from them."""
+        precision = encoder.variant.precision
+        finish(encoder, folders["encoder"], (), dict.fromkeys(PRECISIONS, math.inf))
+        parity = parities.compare(Pipeline.from_folders(**folders), examples, settings, precision)
+        scale = max(1.0, *(float(abs(example.logits).max()) for example in examples))
+        tolerances = {known: share * scale for known, share in parities.TOLERANCE.items()}
+        tolerances[precision] = parity.tolerance["logits"]
+        return finish(encoder, folders["encoder"], examples, tolerances), parity
 
     def _commit(self, staged: Path, model: BuiltModel, inputs: Inputs, made: _Made) -> Manifest:
         self._progress.step("Commit")
-        plan = Plan(model.name, model.build, made.settings, made.artefact, self._options.max_batch_size)
+        plan = Plan(model.name, model.build, made.settings, made.encoder.artefact, self._options.max_batch_size)
         configs = configurations(plan)
         for role in ROLES:
             write_config(configs[role], staged / role / CONFIG)
@@ -145,7 +159,7 @@ class _Builder:
             write_config(configs["ensemble"], place / CONFIG)
         write_reference(folder, made.examples)
         files = commits.hashes(staged, model)
-        manifest = record.manifest(model, inputs, made.artefact, made.parity, files, self._before())
+        manifest = record.manifest(model, inputs, made.encoder, made.parity, files, self._before())
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         commits.commit(staged, model)
         self._progress.done(f"{model.repository / model.name}, build {model.build}")
@@ -157,10 +171,6 @@ class _Builder:
         except RepositoryError:
             return None
         return model.build if model else None
-
-
-def _megabytes(folder: Path) -> str:
-    return f"{sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.1f} MB"
 
 
 def _verdict(parity: Parity) -> str:

@@ -180,10 +180,15 @@ def _problem_type(config: PretrainedConfig, overrides: Overrides) -> str | None:
     return problem_type
 
 
+def position_offset(config: PretrainedConfig) -> int:
+    """The position of a text's first token: 0, but RoBERTa and its kin begin behind the padding token's id."""
+    return int(config.pad_token_id or 0) + 1 if config.model_type in _OFFSET_POSITIONS else 0
+
+
 def _max_length(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, overrides: Overrides) -> int:
     positions = getattr(config, "max_position_embeddings", None)
-    if positions and config.model_type in _OFFSET_POSITIONS:
-        positions -= int(config.pad_token_id or 0) + 1
+    if positions:
+        positions -= position_offset(config)
     length = overrides.max_length
     if length is None:
         length = int(min(tokenizer.model_max_length, positions or _LONGEST))

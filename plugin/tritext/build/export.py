@@ -15,14 +15,16 @@ from transformers.models.deberta_v2 import modeling_deberta_v2 as deberta
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 from tritext import contract
+from tritext.build.packing import Packed
 from tritext.contract import Tensor
-from tritext.engines.base import Graph
+from tritext.engines.base import FIRST_TOKENS, POSITION_IDS, SEGMENT_IDS, Graph
 from tritext.errors import ExportError
 
 _OPSET: Final = 17
+_LONGEST_ROW: Final = 2048  # of a packed graph, tokens; the tables of relative positions reach so far
 
 
-class _Encoder(torch.nn.Module):
+class _Padded(torch.nn.Module):
     """The checkpoint with named INT32 inputs, in order, and nothing but its logits as output."""
 
     def __init__(self, model: PreTrainedModel, names: tuple[str, ...]) -> None:
@@ -46,34 +48,38 @@ def input_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> t
     )
 
 
-def export(model: PreTrainedModel, names: tuple[str, ...], logits: Tensor, path: Path) -> Graph:
-    """Trace `model` into an ONNX file at `path` with dynamic batch and length; ExportError where it cannot be.
+def export(model: PreTrainedModel, names: tuple[str, ...], logits: Tensor, path: Path, *, packed: bool) -> Graph:
+    """Trace `model` into an ONNX file at `path` with dynamic shapes; ExportError where it cannot be.
 
+    `names` are the tokenizer's tensors that it takes. `packed`: its rows hold several texts each, see `Graph`.
     Beyond 2 GB the weights become files beside it, so the folder should be its own.
     """
-    example = _example(names, int(model.config.pad_token_id or 0), int(model.config.vocab_size))
-    axes: dict[str, dict[int, str]] = {name: {0: "batch", 1: "length"} for name in names}
+    per_text = len(logits.dims) == 1
+    example = _example(names, model, packed=packed, per_text=per_text)
+    encoder = Packed(model, tuple(example), per_text=per_text) if packed else _Padded(model, tuple(example))
+    axes: dict[str, dict[int, str]] = {name: {0: "rows", 1: "length"} for name in example}
+    if FIRST_TOKENS in axes:
+        axes[FIRST_TOKENS] = {0: "texts"}
+    axes["logits"] = {0: "texts" if packed else "rows"} if per_text else {0: "rows", 1: "length"}
     path.parent.mkdir(parents=True, exist_ok=True)
-    axes["logits"] = {0: "batch", 1: "length"} if len(logits.dims) > 1 else {0: "batch"}
     options: dict[str, Any] = {
-        "input_names": list(names), "output_names": ["logits"], "dynamic_axes": axes, "opset_version": _OPSET,
+        "input_names": list(example), "output_names": ["logits"], "dynamic_axes": axes, "opset_version": _OPSET,
         "dynamo": False,
     }  # fmt: skip
     try:
-        encoder = _Encoder(model, names)
         with torch.inference_mode(), warnings.catch_warnings(), _tabulated_buckets(model):
             # The tracer warns of every Python branch it fixes; parity over many lengths shows whether one matters.
             warnings.simplefilter("ignore")
-            encoder(*example)  # fills the tables
-            torch.onnx.export(encoder, example, str(path), **options)
+            encoder(*example.values())  # fills the tables
+            torch.onnx.export(encoder, tuple(example.values()), str(path), **options)
         onnx.checker.check_model(str(path))
     except OSError:
         raise  # a disk's fault, not the graph's
     except Exception as error:  # the tracer raises whatever the model's code does
         detail = str(error).strip().split("\n", maxsplit=1)[0]
         raise ExportError(f"{type(model).__name__} cannot be exported to ONNX: {detail}") from error
-    kept = {tensor.name for tensor in onnx.load(str(path), load_external_data=False).graph.input}
-    return Graph(path, tuple(name for name in names if name in kept))
+    kept = tuple(tensor.name for tensor in onnx.load(str(path), load_external_data=False).graph.input)
+    return Graph(path, tuple(name for name in example if name in kept), packed)
 
 
 @contextmanager
@@ -83,7 +89,7 @@ def _tabulated_buckets(model: PreTrainedModel) -> Iterator[None]:
     The models compute them with logarithms in floating point. In bf16 or half that puts many of them into wrong
     buckets, and in fp32 an engine's logarithm may round another way.
     """
-    reach = int(getattr(model.config, "max_position_embeddings", 0))
+    reach = max(_LONGEST_ROW, int(getattr(model.config, "max_position_embeddings", 0)))
     mpnet = _tabulated(MPNetEncoder.relative_position_bucket, reach)
     log_bucket = _tabulated(deberta.make_log_bucket_position, reach)
     with (
@@ -106,8 +112,11 @@ def _tabulated(function: Callable[..., torch.Tensor], reach: int) -> Callable[..
     return look_up
 
 
-def _example(names: tuple[str, ...], pad_id: int, vocabulary: int) -> tuple[torch.Tensor, ...]:
-    """Two rows of 16, the second one padded, so that the trace holds what masks do."""
+def _example(
+    names: tuple[str, ...], model: PreTrainedModel, *, packed: bool, per_text: bool
+) -> dict[str, torch.Tensor]:
+    """Two rows of 16, the second one padded, so that the trace holds what masks do; two texts in each if `packed`."""
+    vocabulary, pad_id = int(model.config.vocab_size), int(model.config.pad_token_id or 0)
     ids = torch.randint(0, vocabulary, (2, 16), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
     mask = torch.ones_like(ids)
     ids[1, 11:], mask[1, 11:] = pad_id, 0
@@ -116,4 +125,13 @@ def _example(names: tuple[str, ...], pad_id: int, vocabulary: int) -> tuple[torc
         contract.ATTENTION_MASK.name: mask,
         contract.TOKEN_TYPE_IDS.name: torch.zeros_like(ids),
     }
-    return tuple(arrays[name] for name in names)
+    if not packed:
+        return {name: arrays[name] for name in names}
+    segments = torch.tensor([[1] * 6 + [2] * 10, [1] * 7 + [2] * 4 + [0] * 5], dtype=torch.int32)
+    positions = [[*range(6), *range(10)], [*range(7), *range(4), *([0] * 5)]]
+    example = {name: arrays[name] for name in names if name != contract.ATTENTION_MASK.name}
+    example[POSITION_IDS] = torch.tensor(positions, dtype=torch.int32)
+    example[SEGMENT_IDS] = segments
+    if per_text:
+        example[FIRST_TOKENS] = torch.tensor([0, 6, 16, 23], dtype=torch.int32)
+    return example

@@ -1,24 +1,32 @@
 """What a user can choose about a build, and what comes of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tritext.build.candidates import AUTO
 from tritext.build.checkpoint import Overrides
-from tritext.engines.base import Precision
+from tritext.build.gate import Bounds
 from tritext.manifest import Manifest
 from tritext.repository import BuiltModel
+from tritext.text.tokenizer import TextInput
 
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """Everything a user can choose. `defaults` are request parameters' defaults, as they would be sent."""
+    """Everything a user can choose. `defaults` are request parameters' defaults, as they would be sent.
+
+    `engine` and `precision` may be "auto": the fastest whose answers on `texts` are within `bounds`. Without `texts`
+    it is some of ours, in the languages that the tokenizer knows best.
+    """
 
     name: str
     repository: Path
-    engine: str = "openvino"
-    precision: Precision = "fp32"
+    engine: str = AUTO
+    precision: str = AUTO
+    texts: Sequence[TextInput] = ()
+    bounds: Bounds = field(default_factory=Bounds)
     max_batch_size: int = 256
     overrides: Overrides = field(default_factory=Overrides)
     defaults: Mapping[str, Any] = field(default_factory=dict)

@@ -9,13 +9,14 @@ from importlib import metadata
 from typing import Any, Final
 
 import tritext
+from tritext.build import encoders
 from tritext.build import parity as parities
 from tritext.build.checkpoint import Facts
 from tritext.build.config import templates
+from tritext.build.encoders import Encoder
 from tritext.build.options import BuildOptions
 from tritext.build.parity import Parity
 from tritext.build.source import Source
-from tritext.engines.base import Artefact
 from tritext.manifest import Manifest, sha256
 from tritext.repository import ROLES, BuiltModel, step_name
 
@@ -39,13 +40,14 @@ class Inputs:
             "facts": [facts.task, facts.labels, facts.problem_type, facts.max_length],
             "tokenizer": Source("", tokenizer, None).hashes() if tokenizer else {},
             "options": [options.engine, options.precision, options.max_batch_size, sorted(options.defaults.items())],
+            "gate": [options.texts, options.bounds.agreement, options.bounds.drift],
             "templates": _template_hashes(),
-            "versions": _versions(options.engine),
+            "versions": _versions("openvino", "nncf", "onnxruntime"),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def manifest(model: BuiltModel, inputs: Inputs, artefact: Artefact, parity: Parity, files: Mapping[str, str],
+def manifest(model: BuiltModel, inputs: Inputs, encoder: Encoder, parity: Parity, files: Mapping[str, str],
              replaces: str | None) -> Manifest:  # fmt: skip
     """The record of the build `model`, whose `files` lie under their paths in the repository."""
     facts, options = inputs.facts, inputs.options
@@ -60,11 +62,12 @@ def manifest(model: BuiltModel, inputs: Inputs, artefact: Artefact, parity: Pari
         max_length=facts.max_length,
         max_batch_size=options.max_batch_size,
         checkpoint=_checkpoint(inputs),
-        engine={"name": options.engine, "precision": options.precision, **artefact.versions},
+        engine={"name": encoder.variant.engine, "precision": encoder.variant.precision, **encoder.artefact.versions},
         steps={role: step_name(model.name, role, model.build) for role in ROLES},
         files=files,
         versions=_versions(),
         parity=parities.as_json(parity),
+        candidates=encoders.as_json(encoder.candidates),
         fingerprint=inputs.fingerprint(),
         replaces=replaces,
     )

@@ -10,7 +10,7 @@ from tritext.build.config import templates
 from tritext.build.options import BuildOptions
 from tritext.engines.base import Artefact
 from tritext.repository import ROLES, VERSION
-from tritext.settings import TOKENIZER, EngineSettings, TaskSettings
+from tritext.settings import TOKENIZER, TaskSettings
 
 
 def settings_for(
@@ -31,18 +31,14 @@ def settings_for(
     )
 
 
-def write_steps(staged: Path, settings: TaskSettings, tokenizer: PreTrainedTokenizerBase, artefact: Artefact,
-                options: BuildOptions) -> None:  # fmt: skip
-    """Write all but the `artefact` itself, which is there already, and the configurations."""
+def write_steps(staged: Path, settings: TaskSettings, tokenizer: PreTrainedTokenizerBase, artefact: Artefact) -> None:
+    """Write all but what is the encoder's own, and the configurations."""
     folders = {role: staged / role / VERSION for role in ROLES}
     settings.write(folders["tokenizer"])
     settings.write(folders["postprocess"])
     # Not by its own `save`, whose errors are nameless.
     text = tokenizer.backend_tokenizer.to_str()
     (folders["tokenizer"] / TOKENIZER).write_text(text, encoding="utf-8")
-    EngineSettings(
-        options.engine, options.precision, artefact.file, settings.encoder_inputs, settings.pad_id
-    ).write(folders["encoder"])  # fmt: skip
     for role, folder in folders.items():
         template = artefact.template if role == "encoder" else role
         source = templates() / "models" / template / VERSION / "model.py"

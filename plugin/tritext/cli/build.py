@@ -1,12 +1,14 @@
 """`tritext build`."""
 
 import shlex
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
 
+from tritext.cli.candidates import candidate_table
 from tritext.cli.overrides import (
     LabelsOption,
     MaxLengthOption,
@@ -17,10 +19,14 @@ from tritext.cli.overrides import (
     names_in,
 )
 from tritext.cli.progress import TerminalProgress
+from tritext.cli.source import Document
+from tritext.cli.texts import Columns, InputFormat, Row
 from tritext.errors import BuildError
 
 if TYPE_CHECKING:
-    from tritext.engines.base import Precision
+    from tritext.text.tokenizer import TextInput
+
+_MOST_TEXTS: Final = 2000  # that are read; a build looks at some four hundred of them
 
 
 def build(
@@ -30,8 +36,25 @@ def build(
     name: Annotated[str, typer.Option(help="The model's name, which clients call.")],
     out: Annotated[Path, typer.Option(help="The model repository; made where it is missing.")],
     revision: RevisionOption = None,
-    engine: Annotated[str, typer.Option(help="openvino or onnxruntime.")] = "openvino",
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    engine: Annotated[str, typer.Option(help="openvino, onnxruntime, torch, or the best of them: auto.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16, fp16, int8, or auto: the fastest that passes the gate.")
+    ] = "auto",
+    texts: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="Texts like yours, to choose the precision by: lines, .jsonl or .csv.",
+        ),
+    ] = None,
+    min_agreement: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="The gate: share of labels that must be the checkpoint's.")
+    ] = 0.995,
+    max_drift: Annotated[
+        float, typer.Option(min=0.0, help="The gate: how far 99 of 100 scores may be from the checkpoint's.")
+    ] = 0.1,
     task: TaskOption = None,
     labels: LabelsOption = None,
     problem_type: ProblemTypeOption = None,
@@ -53,6 +76,7 @@ def build(
         from tritext.build import BuildOptions
         from tritext.build import build as run_build
         from tritext.build.checkpoint import Overrides
+        from tritext.build.gate import Bounds
     except ImportError as error:
         raise BuildError(
             f"Building needs {error.name}, which is not installed. Install it with: pip install 'tritext[build]'"
@@ -61,15 +85,28 @@ def build(
         name=name,
         repository=out,
         engine=engine,
-        precision=cast("Precision", precision),  # the build refuses what it does not have
+        precision=precision,
+        texts=_texts(texts),
+        bounds=Bounds(min_agreement, max_drift),
         max_batch_size=max_batch_size,
         overrides=Overrides(task, names_in(labels), problem_type, max_length, tokenizer),
         defaults=_defaults(default or []),
         force=force,
     )
-    with TerminalProgress(Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    with TerminalProgress(console) as progress:
         result = run_build(source, options, progress)
+    if result.changed and result.manifest.candidates:
+        console.print(candidate_table(result.manifest.candidates))
     typer.echo(result.manifest.to_json() if as_json else _summary(result.model.name, out, changed=result.changed))
+
+
+def _texts(path: Path | None) -> "tuple[TextInput, ...]":
+    if path is None:
+        return ()
+    rows = Document(path, InputFormat.of(path), Columns()).rows(lambda _: None)
+    read = (row for row in rows if isinstance(row, Row) and row.text.strip())
+    return tuple(row.text if row.pair is None else (row.text, row.pair) for row in islice(read, _MOST_TEXTS))
 
 
 def _defaults(pairs: list[str]) -> dict[str, Any]:

@@ -1,63 +1,102 @@
-"""The two protocols every engine fulfils, and the graph that it starts from."""
+"""The two protocols every engine fulfils, and what it builds from."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tritext.settings import EngineSettings
-
 if TYPE_CHECKING:  # the encoder's process runs engines, and must not pay for gRPC
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
+IntArray = NDArray[np.int32]
+
+# A packed graph takes several texts in a row. Beside the ids it has these inputs, INT32 [R, L] but for the last.
+POSITION_IDS: Final = "position_ids"  # of each token in its own text, from 0
+SEGMENT_IDS: Final = "segment_ids"  # of the text within its row, from 1; 0 is padding
+FIRST_TOKENS: Final = "first_tokens"  # [T]: where each text begins in the flattened rows; only where logits are [T, C]
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """An exported encoder: an ONNX file whose `inputs` are INT32 [B, L] and whose output is ``logits``.
+    """An exported encoder: an ONNX file with INT32 inputs, whose output is ``logits``.
 
-    Its folder holds nothing else but, for a large one, its weights.
+    `inputs` are those of the tokenizer's tensors that it takes. Where it is `packed` it takes the inputs above too
+    and no attention mask: a token attends to those of its own segment. Logits are one row a text, [T, C], or one a
+    token, [R, L, C]. Its folder holds nothing else but, for a large one, its weights.
     """
 
     path: Path
     inputs: tuple[str, ...]
+    packed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ingredients:
+    """What an engine may build from: the `graph`, the torch `module` it was exported from, and real calls.
+
+    `calibration` holds arrays as a runner gets them, of real texts, for engines that quantise.
+    """
+
+    graph: Graph
+    module: Any
+    calibration: Sequence[Mapping[str, IntArray]] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Artefact:
-    """What an engine made: a file in the step's version folder, and what its Triton configuration needs.
+    """What an engine made: `file` in the step's version folder, and what its Triton configuration needs.
 
-    `template` is the folder of `models/` that runs it; `config`, where there is one, is merged over that template.
+    `parts` are all files and folders that belong to it, `file` included. `template` is the folder of `models/` that
+    runs it; `config`, where there is one, is merged over that template.
     """
 
     file: str
+    parts: tuple[str, ...]
     template: str
     versions: Mapping[str, str]
     config: "ModelConfig | None" = None
 
 
+@dataclass(frozen=True, slots=True)
+class RunnerOptions:
+    """How an artefact is run: `threads` None leaves their number to the engine; `engine` are its own settings."""
+
+    precision: Precision
+    threads: int | None = None
+    engine: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Runner(Protocol):
     """Runs an artefact inside the Python backend."""
 
-    def run(self, arrays: Mapping[str, NDArray[np.int32]]) -> NDArray[np.float32]:
-        """Logits [B, C] or [B, L, C] for INT32 arrays [B, L], named as the graph's inputs."""
+    def run(self, arrays: Mapping[str, IntArray]) -> NDArray[np.float32]:
+        """The graph's logits for its inputs, by name. The array is the caller's own."""
         ...
 
 
 class Engine(Protocol):
-    """One engine: builds its artefact from a graph, and makes the runner for it."""
+    """One engine: builds its artefact, and makes the runner for it."""
 
     name: ClassVar[str]
     precisions: ClassVar[tuple[Precision, ...]]
 
-    def build(self, graph: Graph, precision: Precision, folder: Path) -> Artefact:
-        """Write the artefact into `folder`. ExportError where the engine refuses the graph."""
+    def build(self, ingredients: Ingredients, precision: Precision, folder: Path) -> Artefact:
+        """Write the artefact into `folder`, beside those of other precisions. ExportError where it cannot."""
         ...
 
-    def runner(self, path: Path, settings: EngineSettings) -> Runner:
+    def automatic(self) -> bool:
+        """Whether ``--engine auto`` should try it on this machine."""
+        ...
+
+    def lacks(self, precision: Precision) -> str | None:
+        """What this machine lacks to run `precision` well, in words; None where it lacks nothing."""
+        ...
+
+    def runner(self, path: Path, options: RunnerOptions) -> Runner:
         """Load the artefact at `path`. EngineError where this machine cannot."""
         ...

@@ -1,66 +1,205 @@
-"""From requests of many lengths to micro-batches that waste little.
+"""From requests of many lengths to engine calls that waste little.
 
-Rows are sorted by length and cut into groups of at most `TOKEN_BUDGET` tokens, padding included, so that a
-short text is never padded to a long one's length for nothing and the engine's working set stays in cache.
+Two ways, chosen by measurement at build (`benchmarks/grouping.py` compares them):
+
+`Packed`, for graphs that keep the texts of a row apart: texts are laid end to end into rows of one length, longest
+first into what is left of a row (first fit decreasing: Johnson, "Near-optimal bin packing algorithms", 1973), and
+a few rows make a call. Hardly any padding, and the engine always meets the same shapes.
+
+`Sorted`, for all others: texts are sorted by length and cut into groups under a budget of tokens, padding included.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Self
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Final, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tritext import contract
+from tritext.engines.base import FIRST_TOKENS, POSITION_IDS, SEGMENT_IDS, IntArray
 
-IntArray = NDArray[np.int32]
+FloatArray = NDArray[np.float32]
 
-# Chosen by `python -m benchmarks.grouping`: see benchmarks/README.md.
-TOKEN_BUDGET: Final = 512
-
-
-def micro_batches(lengths: NDArray[np.int64], budget: int = TOKEN_BUDGET) -> Iterator[NDArray[np.intp]]:
-    """Indices of the rows of each group; a row longer than `budget` is a group of its own."""
-    order = np.argsort(lengths, kind="stable")
-    start = 0
-    for end in range(1, len(order) + 1):
-        if end == len(order) or int(lengths[order[end]]) * (end - start + 1) > budget:
-            yield order[start:end]
-            start = end
+# Row lengths are rounded up to a multiple of this: fewer shapes for an engine to prepare for.
+_STEP: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """The rows of several requests: per input a list of [l] arrays without padding, and their lengths [R]."""
+class Texts:
+    """The texts of several requests, one after the other, and how each tensor looks without padding.
 
-    values: Mapping[str, list[IntArray]]
+    `values` hold, per input, the tokens of all texts end to end, [S]; `lengths` [T] says where each one ends.
+    """
+
+    values: Mapping[str, IntArray]
     lengths: NDArray[np.int64]
 
     @classmethod
     def of(cls, requests: Sequence[Mapping[str, NDArray[Any]]], inputs: Sequence[str]) -> Self:
         """Take the rows of `requests` apart; the mask [N, L] of each tells where a row ends."""
-        values: dict[str, list[IntArray]] = {name: [] for name in inputs if name != contract.ATTENTION_MASK.name}
-        lengths: list[int] = []
-        for request in requests:
-            sizes = request[contract.ATTENTION_MASK.name].sum(axis=1).tolist()
-            lengths.extend(sizes)
-            for name, rows in values.items():
-                rows.extend(row[:size] for row, size in zip(request[name], sizes, strict=True))
-        return cls(values, np.array(lengths, dtype=np.int64))
+        masks = [request[contract.ATTENTION_MASK.name].astype(np.bool_) for request in requests]
+        values = {
+            name: np.concatenate([request[name][mask] for request, mask in zip(requests, masks, strict=True)])
+            for name in inputs
+            if name != contract.ATTENTION_MASK.name
+        }
+        lengths = np.concatenate([mask.sum(axis=1) for mask in masks])
+        return cls(values, lengths)
 
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def padded(self, indices: NDArray[np.intp], pad_id: int) -> dict[str, IntArray]:
-        """The engine's inputs [B, L] for the rows at `indices`, padded to the longest of them."""
-        sizes = self.lengths[indices]
-        shape = (len(indices), int(sizes.max()))
-        arrays = {
-            name: np.full(shape, pad_id if name == contract.INPUT_IDS.name else 0, dtype=np.int32)
-            for name in self.values
-        }
-        for name, rows in self.values.items():
-            for place, index in enumerate(indices):
-                arrays[name][place, : sizes[place]] = rows[index]
-        arrays[contract.ATTENTION_MASK.name] = (np.arange(shape[1]) < sizes[:, None]).astype(np.int32)
-        return arrays
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One engine call: its `arrays`, and where in its output each text of `indices` lies.
+
+    `spans` are (row, start, stop) in output [R, L, C]; None where the output is one row a text, [T, C], in order.
+    """
+
+    arrays: Mapping[str, IntArray]
+    indices: Sequence[int]
+    spans: Sequence[tuple[int, int, int]] | None
+
+    @property
+    def computed(self) -> int:
+        """Positions that the engine computes, padding included."""
+        return int(self.arrays[contract.INPUT_IDS.name].size)
+
+    def logits(self, output: FloatArray) -> Iterator[tuple[int, FloatArray]]:
+        """Each text's index and its own logits, [C] or [l, C]."""
+        if self.spans is None:
+            yield from zip(self.indices, output, strict=True)
+        else:
+            for index, (row, start, stop) in zip(self.indices, self.spans, strict=True):
+                yield index, output[row, start:stop]
+
+
+class Layout(Protocol):
+    """A way to arrange texts in calls."""
+
+    kind: ClassVar[str]
+
+    def calls(self, texts: Texts, pad_id: int, *, per_text: bool) -> Iterator[Call]:
+        """Calls for all `texts`; `per_text`: the graph gives one row of logits a text, not one a token."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sorted:
+    """Texts of like length together, at most `budget` tokens a call. For graphs with an attention mask."""
+
+    budget: int = 512
+    kind: ClassVar[str] = "sorted"
+
+    def calls(self, texts: Texts, pad_id: int, *, per_text: bool) -> Iterator[Call]:
+        """One text a row, padded to the longest of its call."""
+        starts = np.cumsum(texts.lengths) - texts.lengths
+        for group in self._groups(texts.lengths):
+            sizes = texts.lengths[group]
+            mask = np.arange(int(sizes.max())) < sizes[:, None]
+            source = np.concatenate([np.arange(s, s + n) for s, n in zip(starts[group], sizes, strict=True)])
+            arrays = {contract.ATTENTION_MASK.name: mask.astype(np.int32)}
+            for name, tokens in texts.values.items():
+                arrays[name] = np.full(mask.shape, _padding(name, pad_id), dtype=np.int32)
+                arrays[name][mask] = tokens[source]
+            spans = None if per_text else [(row, 0, int(size)) for row, size in enumerate(sizes)]
+            yield Call(arrays, group.tolist(), spans)
+
+    def _groups(self, lengths: NDArray[np.int64]) -> Iterator[NDArray[np.intp]]:
+        """Indices of each group's texts; a text longer than the budget is a group of its own."""
+        order = np.argsort(lengths, kind="stable")
+        start = 0
+        for end in range(1, len(order) + 1):
+            if end == len(order) or int(lengths[order[end]]) * (end - start + 1) > self.budget:
+                yield order[start:end]
+                start = end
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Texts end to end in rows of `row_length` tokens (a longer text has a row of its own length), `rows` a call."""
+
+    row_length: int = 128
+    rows: int = 4
+    kind: ClassVar[str] = "packed"
+
+    def calls(self, texts: Texts, pad_id: int, *, per_text: bool) -> Iterator[Call]:
+        """Full rows first; a call's rows are as long as its fullest."""
+        starts = np.cumsum(texts.lengths) - texts.lengths
+        rows = list(self._rows(texts.lengths.tolist()))
+        budget = self.row_length * self.rows
+        at = 0
+        while at < len(rows):
+            width = -(-rows[at].size // _STEP) * _STEP
+            count = max(1, budget // width)
+            yield _packed_call(texts, starts, rows[at : at + count], pad_id, per_text=per_text)
+            at += count
+
+    def _rows(self, lengths: Sequence[int]) -> Iterator["_Row"]:
+        """Texts by row, the longest rows first. What fits one row and a half is one row: cheaper than two."""
+        total = sum(lengths)
+        room = total if total <= self.row_length * 3 // 2 else self.row_length
+        left = sorted((length, index) for index, length in enumerate(lengths))
+        rows = []
+        while left:
+            size, index = left.pop()
+            row = [index]
+            free = room - size
+            while left and (place := bisect_right(left, (free, len(lengths)))):
+                length, index = left.pop(place - 1)
+                row.append(index)
+                size, free = size + length, free - length
+            rows.append(_Row(row, size))
+        return iter(sorted(rows, key=lambda row: -row.size))
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    texts: list[int]
+    size: int
+
+
+def _packed_call(texts: Texts, starts: NDArray[np.int64], rows: Sequence[_Row], pad_id: int, *, per_text: bool) -> Call:
+    width = -(-max(row.size for row in rows) // _STEP) * _STEP
+    shape = (len(rows), width)
+    arrays = {name: np.full(shape, _padding(name, pad_id), dtype=np.int32) for name in texts.values}
+    positions, segments = np.zeros(shape, dtype=np.int32), np.zeros(shape, dtype=np.int32)
+    indices, spans = [], []
+    for number, row in enumerate(rows):
+        begin = 0
+        for segment, index in enumerate(row.texts, start=1):
+            size, source = int(texts.lengths[index]), int(starts[index])
+            end = begin + size
+            for name, tokens in texts.values.items():
+                arrays[name][number, begin:end] = tokens[source : source + size]
+            positions[number, begin:end] = np.arange(size)
+            segments[number, begin:end] = segment
+            indices.append(index)
+            spans.append((number, begin, end))
+            begin = end
+    arrays[POSITION_IDS], arrays[SEGMENT_IDS] = positions, segments
+    if per_text:
+        arrays[FIRST_TOKENS] = np.array([row * width + begin for row, begin, _ in spans], dtype=np.int32)
+    return Call(arrays, indices, None if per_text else spans)
+
+
+def _padding(name: str, pad_id: int) -> int:
+    return pad_id if name == contract.INPUT_IDS.name else 0
+
+
+AnyLayout = Sorted | Packed
+LAYOUTS: Final[Mapping[str, type[AnyLayout]]] = {Sorted.kind: Sorted, Packed.kind: Packed}
+
+
+def layout_from(values: Mapping[str, Any]) -> Layout:
+    """The layout that `layout_values` wrote; ValueError, KeyError or TypeError where it is none."""
+    options = dict(values)
+    return LAYOUTS[options.pop("kind")](**options)
+
+
+def layout_values(layout: AnyLayout) -> dict[str, Any]:
+    """`layout` as JSON can hold it."""
+    return {"kind": layout.kind, **asdict(layout)}

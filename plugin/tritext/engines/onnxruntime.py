@@ -1,5 +1,6 @@
-"""ONNX Runtime: runs the exported graph as it is."""
+"""ONNX Runtime: runs the exported graph as it is, or with its weights in int8."""
 
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -9,52 +10,91 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tritext.engines.base import Artefact, Graph, Precision, Runner
+from tritext.engines.base import Artefact, Ingredients, IntArray, Precision, Runner, RunnerOptions
+from tritext.engines.machine import processor_lacks
 from tritext.errors import EngineError, ExportError
-from tritext.settings import EngineSettings
+
+_INT8: Final = "model.int8.onnx"
 
 
 class OnnxRuntime:
-    """The reference among the engines: fp32 on any CPU."""
+    """The second opinion among the CPU engines.
+
+    int8 is its dynamic quantisation: weights by channel, activations when they come; no calibration.
+    """
 
     name: ClassVar[str] = "onnxruntime"
-    precisions: ClassVar[tuple[Precision, ...]] = ("fp32",)
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "int8")
 
-    def build(self, graph: Graph, precision: Precision, folder: Path) -> Artefact:
-        """Copy the graph, ``model.onnx``, once it is seen to load."""
-        del precision
+    def build(self, ingredients: Ingredients, precision: Precision, folder: Path) -> Artefact:
+        """Copy the graph, ``model.onnx``, once it is seen to load; or write ``model.int8.onnx``."""
         onnxruntime = _quiet_runtime()
+        path = ingredients.graph.path
         try:
-            onnxruntime.InferenceSession(graph.path, providers=["CPUExecutionProvider"])
+            onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise ExportError(f"ONNX Runtime cannot load the exported graph: {error}") from error
-        for file in graph.path.parent.iterdir():  # the weights of a large graph lie beside it
-            shutil.copyfile(file, folder / file.name)
-        return Artefact(graph.path.name, "encoder_python", {"onnxruntime": onnxruntime.__version__})
+        versions = {"onnxruntime": onnxruntime.__version__}
+        if precision == "int8":
+            _quantise(path, folder / _INT8)
+            return Artefact(_INT8, (_INT8,), "encoder_python", versions)
+        parts = tuple(sorted(file.name for file in path.parent.iterdir()))  # a large graph's weights lie beside it
+        for name in parts:
+            shutil.copyfile(path.parent / name, folder / name)
+        return Artefact(path.name, parts, "encoder_python", versions)
 
-    def runner(self, path: Path, settings: EngineSettings) -> Runner:
-        """Open a session on ``model.onnx``."""
-        return OnnxRuntimeRunner(path, settings)
+    def automatic(self) -> bool:
+        """Always: it is part of every installation that serves."""
+        return True
+
+    def lacks(self, precision: Precision) -> str | None:
+        """The processor's missing instructions."""
+        return processor_lacks(precision)
+
+    def runner(self, path: Path, options: RunnerOptions) -> Runner:
+        """Open a session on the artefact."""
+        return OnnxRuntimeRunner(path, options)
 
 
 class OnnxRuntimeRunner:
     """One session."""
 
-    def __init__(self, path: Path, settings: EngineSettings) -> None:
-        del settings
+    def __init__(self, path: Path, options: RunnerOptions) -> None:
         onnxruntime = _quiet_runtime()
-        options = onnxruntime.SessionOptions()
+        session = onnxruntime.SessionOptions()
         # Between requests the threads must sleep: the other steps share these cores.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session.intra_op_num_threads = options.threads or 0
+        for key, value in options.engine.items():
+            session.add_session_config_entry(key, str(value))
         try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(path, session, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise EngineError(f"ONNX Runtime cannot load {path}: {error}") from error
+        self._inputs = {entry.name for entry in self._session.get_inputs()}
 
-    def run(self, arrays: Mapping[str, NDArray[np.int32]]) -> NDArray[np.float32]:
-        """Logits [B, C] or [B, L, C]."""
-        logits: NDArray[np.float32] = self._session.run(["logits"], dict(arrays))[0]
+    def run(self, arrays: Mapping[str, IntArray]) -> NDArray[np.float32]:
+        """Logits of the graph's shape."""
+        given = {name: array for name, array in arrays.items() if name in self._inputs}
+        logits: NDArray[np.float32] = self._session.run(["logits"], given)[0]
         return logits
+
+
+def _quantise(source: Path, target: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # it advises through the root logger
+    try:
+        quantize_dynamic(source, target, weight_type=QuantType.QInt8, per_channel=True)
+    except OSError:
+        raise
+    except Exception as error:  # whatever the graph makes it raise
+        detail = str(error).strip().split("\n", maxsplit=1)[0]
+        raise ExportError(f"ONNX Runtime cannot quantise the graph: {detail}") from error
+    finally:
+        root.setLevel(level)
 
 
 def _quiet_runtime() -> Any:

@@ -24,6 +24,16 @@ class Request:
     parameters: Mapping[str, object] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class Counts:
+    """What an encoder has done since it was loaded. `computed` are positions the engine ran, padding included."""
+
+    texts: int = 0
+    tokens: int = 0
+    computed: int = 0
+    calls: int = 0
+
+
 class Stage(Protocol):
     """A step of the ensemble: requests in, one answer or one error for each."""
 

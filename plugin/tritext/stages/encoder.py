@@ -1,42 +1,101 @@
 """The second step: token ids in, logits out. Requests of every length are taken together."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tritext import contract
 from tritext.engines import engine_named
-from tritext.engines.base import Runner
-from tritext.engines.batching import Rows, micro_batches
-from tritext.errors import TritextError
-from tritext.settings import EngineSettings
-from tritext.stages.base import Answer, Request
+from tritext.engines.base import Runner, RunnerOptions
+from tritext.engines.batching import Layout, Texts, layout_from
+from tritext.engines.machine import threads
+from tritext.errors import EngineError, RepositoryError, TritextError
+from tritext.manifest import CHECK, Example, read_reference
+from tritext.settings import EngineSettings, Variant
+from tritext.stages.base import Answer, Counts, Request
+
+_log: Final = logging.getLogger("tritext")
 
 
 class EncoderStage:
-    """Regroups the rows of all requests into micro-batches of like length, and runs the engine on each."""
+    """Lays the texts of all requests out in engine calls that waste little, and runs the engine on each."""
 
-    def __init__(self, settings: EngineSettings, runner: Runner) -> None:
+    def __init__(self, settings: EngineSettings, runner: Runner, layout: Layout) -> None:
         self._settings = settings
         self._runner = runner
+        self._layout = layout
+        self.counts = Counts()
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Make the stage from its version folder (``settings.json`` and the engine's artefact)."""
+        """Make the stage from its version folder: ``settings.json``, ``check.npz`` and the engines' artefacts.
+
+        Takes the first variant that this machine has the instructions for and that gives the reference's answers;
+        EngineError where there is none.
+        """
         settings = EngineSettings.read(folder)
-        return cls(settings, engine_named(settings.engine).runner(folder / settings.artefact, settings))
+        check = read_reference(folder, CHECK)
+        faults = []
+        for variant in settings.variants:
+            name = f"{variant.engine} {variant.precision}"
+            try:
+                stage = cls.of(settings, variant, folder)
+                stage.check(check, variant.tolerance)
+            except EngineError as error:
+                faults.append(f"{name}: {error}")
+                continue
+            if faults:
+                _log.warning("This model runs as %s here, not as built. %s", name, " ".join(faults))
+            return stage
+        raise EngineError(f"No engine of this model runs on this machine. {' '.join(faults)}")
+
+    @classmethod
+    def of(cls, settings: EngineSettings, variant: Variant, folder: Path) -> Self:
+        """Make the stage that runs `variant`; EngineError where this machine cannot."""
+        engine = engine_named(variant.engine)
+        precision = next((known for known in engine.precisions if known == variant.precision), None)
+        if precision is None:
+            raise EngineError(f"Engine {engine.name} has no {variant.precision}.")
+        if lack := engine.lacks(precision):
+            raise EngineError(f"It cannot run here: {lack}.")
+        try:
+            layout = layout_from(variant.layout)
+        except (KeyError, TypeError, ValueError) as error:
+            raise RepositoryError(f"{folder} has a layout that cannot be read. Build the model again.") from error
+        options = RunnerOptions(precision, threads(), variant.options)
+        return cls(settings, engine.runner(folder / variant.artefact, options), layout)
+
+    def check(self, examples: Sequence[Example], tolerance: float) -> None:
+        """EngineError where a logit is farther than `tolerance` from that of `examples`."""
+        if not examples:
+            return
+        answers = self.process([_request(example, self._settings.inputs) for example in examples])
+        for example, answer in zip(examples, answers, strict=True):
+            logits = {} if isinstance(answer, TritextError) else answer
+            difference = _difference(example.logits, logits.get(contract.LOGITS.name))
+            if not difference <= tolerance:  # a NaN is a mismatch too
+                shown = example.text if len(example.text) <= 60 else example.text[:59] + "…"
+                raise EngineError(
+                    f"It is wrong on this machine: for the text {shown!r} its logits differ by {difference:.3g} from "
+                    f"the checkpoint's, and {tolerance:.3g} is allowed."
+                )
+        self.counts = Counts()
 
     def process(self, requests: Sequence[Request]) -> list[Answer | TritextError]:
         """Logits [N, C] or [N, L, C] for each request, padded as its ids were."""
-        rows = Rows.of([request.inputs for request in requests], self._settings.inputs)
-        results: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(rows)
-        for batch in micro_batches(rows.lengths):
-            logits = self._runner.run(rows.padded(batch, self._settings.pad_id))
-            for place, index in enumerate(batch):
-                results[index] = logits[place]
+        texts = Texts.of([request.inputs for request in requests], self._settings.inputs)
+        results: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
+        for call in self._layout.calls(texts, self._settings.pad_id, per_text=self._settings.per_text):
+            for index, logits in call.logits(self._runner.run(call.arrays)):
+                results[index] = logits
+            self.counts.calls += 1
+            self.counts.computed += call.computed
+        self.counts.texts += len(texts)
+        self.counts.tokens += int(texts.lengths.sum())
         answers: list[Answer | TritextError] = []
         start = 0
         for request in requests:
@@ -44,6 +103,20 @@ class EncoderStage:
             answers.append({contract.LOGITS.name: _stacked(results[start : start + len(ids)], ids.shape)})
             start += len(ids)
         return answers
+
+
+def _request(example: Example, inputs: Sequence[str]) -> Request:
+    ids = example.input_ids[None]
+    arrays = {contract.INPUT_IDS.name: ids, contract.ATTENTION_MASK.name: np.ones_like(ids)}
+    if contract.TOKEN_TYPE_IDS.name in inputs:
+        arrays[contract.TOKEN_TYPE_IDS.name] = example.token_type_ids[None]
+    return Request(arrays)
+
+
+def _difference(expected: NDArray[np.float32], got: NDArray[np.float32] | None) -> float:
+    if got is None or got[0].shape != expected.shape:
+        return float("inf")
+    return float(np.abs(got[0] - expected).max(initial=0.0))
 
 
 def _stacked(rows: Sequence[NDArray[np.float32]], shape: tuple[Any, ...]) -> NDArray[np.float32]:

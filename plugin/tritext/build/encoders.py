@@ -1,0 +1,210 @@
+"""The encoder step of a build: exported, made by one engine or the best of several, with a fallback beside it."""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tritext import contract
+from tritext.build import parity
+from tritext.build.candidates import Candidate, Contest, Spec, specs
+from tritext.build.checkpoint import Facts
+from tritext.build.export import export, input_names
+from tritext.build.options import BuildOptions
+from tritext.build.progress import Progress
+from tritext.build.texts import paragraphs
+from tritext.engines import engine_named
+from tritext.engines.base import Artefact, Graph, Ingredients, IntArray
+from tritext.engines.batching import Packed, Sorted, Texts, layout_values
+from tritext.errors import EngineError, ExportError, TritextError
+from tritext.manifest import CHECK, Example, write_reference
+from tritext.settings import EngineSettings, TaskSettings, Variant
+from tritext.stages.encoder import EncoderStage
+from tritext.tasks import task_named
+from tritext.text.tokenizer import TextInput
+
+_EXACT: Final = "fp32"  # needs no gate: parity holds it to rounding
+_CHECKED: Final = 6  # texts that the encoder asks itself when it is loaded
+_CALIBRATED: Final = 96
+_JUDGED: Final = 320
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """What was made: the `artefact` that serves, all variants in order, and how it was chosen."""
+
+    artefact: Artefact
+    settings: EngineSettings
+    candidates: Sequence[Candidate]
+
+    @property
+    def variant(self) -> Variant:
+        """The one that serves where the machine is like this one."""
+        return self.settings.variants[0]
+
+
+class EncoderBuilder:
+    """Makes the encoder of one checkpoint in `folder`, its version folder; `scratch` is for what does not stay."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Facts, options: BuildOptions,
+        folder: Path, scratch: Path, progress: Progress,
+    ) -> None:  # fmt: skip
+        self._model, self._tokenizer, self._facts, self._options = model, tokenizer, facts, options
+        self._folder, self._scratch, self._progress = folder, scratch, progress
+        self._per_text = len(task_named(facts.task).logits.dims) == 1
+
+    def export(self, settings: TaskSettings, examples: Sequence[Example]) -> Graph:
+        """The checkpoint as a packed graph, or as a padded one where packing does not give its answers.
+
+        `settings` and `examples` are to tell. Which tensors the graph takes is in the result.
+        """
+        names, logits = input_names(self._model, self._tokenizer), task_named(self._facts.task).logits
+        self._progress.step("Export to ONNX")
+        try:
+            graph = export(self._model, names, logits, self._scratch / "packed" / "model.onnx", packed=True)
+            fits = self._is_faithful(graph, settings, examples)
+        except ExportError:
+            fits = False
+        if not fits:
+            graph = export(self._model, names, logits, self._scratch / "padded" / "model.onnx", packed=False)
+        self._progress.done(("several texts a row: " if graph.packed else "one text a row: ") + ", ".join(graph.inputs))
+        return graph
+
+    def _is_faithful(self, graph: Graph, settings: TaskSettings, examples: Sequence[Example]) -> bool:
+        """Whether the packed `graph` gives the answers of `examples` however they lie in its rows."""
+        wanted = engine_named(self._options.engine) if self._options.engine in {"openvino", "onnxruntime"} else None
+        engine = wanted or engine_named("openvino")
+        folder = self._scratch / "faithful"
+        folder.mkdir()
+        try:
+            artefact = engine.build(Ingredients(graph, self._model), _EXACT, folder)
+            variant = Variant(engine.name, _EXACT, artefact.file, layout_values(Packed()), float("inf"))
+            kept = replace(settings, encoder_inputs=step_inputs(graph))
+            engine_settings = EngineSettings(kept.encoder_inputs, kept.pad_id, self._per_text, (variant,))
+            stage = EncoderStage.of(engine_settings, variant, folder)
+            answers = stage.process([parity.encoder_request(example, kept) for example in examples])
+        except (TritextError, RuntimeError):  # the latter from an engine that meets a graph it cannot run
+            return False
+        finally:
+            shutil.rmtree(folder)
+        scale = max(1.0, *(float(np.abs(example.logits).max(initial=0.0)) for example in examples))
+        return all(
+            not isinstance(answer, TritextError)
+            and answer[contract.LOGITS.name][0].shape == example.logits.shape
+            and bool(np.abs(answer[contract.LOGITS.name][0] - example.logits).max(initial=0.0)
+                     <= parity.TOLERANCE[_EXACT] * scale)
+            for answer, example in zip(answers, examples, strict=True)
+        )  # fmt: skip
+
+    def make(self, graph: Graph, settings: TaskSettings) -> Encoder:
+        """Build what was asked for, or the best of it, and its fallback; EngineError, BuildError: what is wrong."""
+        wanted = specs(self._options.engine, self._options.precision)
+        if [precision for _, precision in wanted] == [_EXACT]:
+            return self._plain(graph, settings, wanted[0])
+        texts = list(self._options.texts) or self._own_texts()
+        calibrating, judged = _parted(texts)
+        ingredients = Ingredients(graph, self._model, list(self._calls(calibrating, settings, graph)))
+        folder = self._scratch / "candidates"
+        folder.mkdir()
+        self._progress.step("Ask the checkpoint itself", total=len(judged))
+        examples = parity.reference(self._model, self._tokenizer, self._facts, judged, self._progress.advance)
+        self._progress.done(f"{len(judged)} texts of {'yours' if self._options.texts else 'ours'}")
+        contest = Contest(
+            ingredients, folder, settings, per_text=self._per_text, examples=examples, bounds=self._options.bounds,
+            progress=self._progress,
+        )  # fmt: skip
+        candidates, best = contest.run(wanted)
+        variants = [contest.variant(best, contest.best_layout(best))]
+        artefacts = [_made(best)]
+        if best.precision != _EXACT and _EXACT in engine_named(best.engine).precisions:
+            built = {(each.engine, each.precision): each.artefact for each in candidates}
+            exact = built.get((best.engine, _EXACT)) or engine_named(best.engine).build(ingredients, _EXACT, folder)
+            artefacts.append(exact)
+            variants.append(replace(variants[0], precision=_EXACT, artefact=exact.file))
+        for part in dict.fromkeys(part for artefact in artefacts for part in artefact.parts):
+            shutil.move(folder / part, self._folder / part)
+        return Encoder(artefacts[0], self._settings(settings, variants), candidates)
+
+    def _plain(self, graph: Graph, settings: TaskSettings, spec: Spec) -> Encoder:
+        engine = engine_named(spec[0])
+        self._progress.step(f"Build the engine: {spec[0]} {spec[1]}")
+        artefact = engine.build(Ingredients(graph, self._model), spec[1], self._folder)
+        layout = layout_values(Packed() if graph.packed else Sorted())
+        variant = Variant(*spec, artefact.file, layout, float("inf"))
+        self._progress.done(f"{sum(path.stat().st_size for path in self._folder.rglob('*')) / 1e6:.1f} MB")
+        return Encoder(artefact, self._settings(settings, [variant]), ())
+
+    def _settings(self, settings: TaskSettings, variants: Sequence[Variant]) -> EngineSettings:
+        return EngineSettings(settings.encoder_inputs, settings.pad_id, self._per_text, tuple(variants))
+
+    def _own_texts(self) -> list[TextInput]:
+        tokenizer = self._tokenizer
+        unknown = tokenizer.unk_token_id
+
+        def ids(text: str) -> list[int]:
+            encoded: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+            return encoded
+
+        return list(paragraphs(lambda text: len(ids(text)), lambda text: ids(text).count(unknown)))
+
+    def _calls(
+        self, texts: Sequence[TextInput], settings: TaskSettings, graph: Graph
+    ) -> Iterator[Mapping[str, IntArray]]:
+        """The engine calls that would run `texts`."""
+        encoded = [self._tokenizer([text], truncation=True, max_length=self._facts.max_length) for text in texts]
+        nothing = np.zeros(0, dtype=np.float32)
+        requests = []
+        for each in encoded:
+            ids = np.array(each["input_ids"][0], dtype=np.int32)
+            types = np.array(each.get("token_type_ids", [np.zeros_like(ids)])[0], dtype=np.int32)
+            example = Example("", None, ids, types, nothing)
+            requests.append(parity.encoder_request(example, settings).inputs)
+        layout = Packed(rows=1) if graph.packed else Sorted(1)
+        texts_of_all = Texts.of(requests, settings.encoder_inputs)
+        for call in layout.calls(texts_of_all, settings.pad_id, per_text=self._per_text):
+            yield {name: array for name, array in call.arrays.items() if name in graph.inputs}
+
+
+def finish(encoder: Encoder, folder: Path, examples: Sequence[Example], tolerances: Mapping[str, float]) -> Encoder:
+    """Write into the encoder's `folder` what it checks itself with; `tolerances` by precision."""
+    shortest = sorted(examples, key=lambda example: example.input_ids.size)
+    write_reference(folder, [each for each in shortest if each.input_ids.size > 2][:_CHECKED], CHECK)
+    variants = tuple(replace(each, tolerance=tolerances[each.precision]) for each in encoder.settings.variants)
+    settings = replace(encoder.settings, variants=variants)
+    settings.write(folder)
+    return replace(encoder, settings=settings)
+
+
+def step_inputs(graph: Graph) -> tuple[str, ...]:
+    """The tensors that the encoder step takes: the graph's own, and the mask, which tells where a row ends."""
+    mask = contract.ATTENTION_MASK.name
+    return tuple(t.name for t in contract.ENCODER_INPUTS if t.name == mask or t.name in graph.inputs)
+
+
+def _parted(texts: Sequence[TextInput]) -> tuple[Sequence[TextInput], Sequence[TextInput]]:
+    """To calibrate on, and to judge on: disjoint, each spread over all `texts`."""
+    if len(texts) < 8:
+        raise EngineError(
+            f"{len(texts)} texts are too few to choose a precision by. Give at least 8, better several hundred, or "
+            "--precision fp32."
+        )
+    third = max(3, -(-len(texts) // _CALIBRATED))
+    calibrating = texts[::third][:_CALIBRATED]
+    rest = [text for index, text in enumerate(texts) if index % third]
+    return calibrating, rest[:: max(1, len(rest) // _JUDGED)][:_JUDGED]
+
+
+def _made(candidate: Candidate) -> Artefact:
+    if candidate.artefact is None:
+        raise EngineError(f"{candidate.name} was not built.")
+    return candidate.artefact
+
+
+def as_json(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
+    """For the manifest."""
+    return [candidate.as_json() for candidate in candidates]
