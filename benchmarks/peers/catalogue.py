@@ -67,10 +67,12 @@ def _script(file: str, source: str, *options: str) -> tuple[str, ...]:
 
 
 def _infinity(source: str, engine: str, dtype: str) -> tuple[str, ...]:
-    where = ("--model-id", source, "--served-model-name", "peer", "--host", "127.0.0.1", "--port", "{port}")
+    # From inside the folder: its ONNX engine takes the name of a file for a path below the folder.
+    where = ("--model-id", ".", "--served-model-name", "peer", "--host", "127.0.0.1", "--port", "{port}")
     # A batch of 32 texts is padded to its longest; 8 loses less to that and keeps two cores as busy.
     how = ("--engine", engine, "--device", "cpu", "--dtype", dtype, "--batch-size", "8", "--no-bettertransformer")
-    return (str(ENVIRONMENTS / "infinity" / "bin" / "infinity_emb"), "v2", *where, *how, "--log-level", "warning")
+    program = str(ENVIRONMENTS / "infinity" / "bin" / "infinity_emb")
+    return ("/usr/bin/env", f"--chdir={source}", program, "v2", *where, *how, "--log-level", "warning")
 
 
 def _peers() -> list[Peer]:

@@ -94,7 +94,7 @@ def exported(name: str, source: Path) -> Path:
     folder = ENVIRONMENTS / "onnx" / name
     result = folder / "model_quantized.onnx"
     if not result.is_file() or result.stat().st_mtime < (source / "model.safetensors").stat().st_mtime:
-        command = [python("transformers"), SERVERS / "export_onnx.py", source, folder]
+        command = [*map(str, (python("transformers"), SERVERS / "export_onnx.py", source, folder))]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{source} could not be exported for ONNX Runtime: {_last_line(done.stderr)}")
@@ -130,7 +130,7 @@ def repository(peer: Peer, name: str) -> Path:
 
 def _build(peer: Peer, name: str, source: Path) -> Path:
     out = repository(peer, name)
-    line = [_tritext(), "build", source, "--name", "peer", "--out", out, *peer.build]
+    line = [str(_tritext()), "build", str(source), "--name", "peer", "--out", str(out), *peer.build]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ServerFailed(f"tritext build {' '.join(peer.build)}: {_last_line(done.stderr)}")

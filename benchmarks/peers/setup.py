@@ -57,8 +57,8 @@ def install(name: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     print(f"{name}: installing {len(requirements(name))} packages", flush=True)
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    command = [python(name), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    if subprocess.run([*command, "--requirement", REQUIREMENTS / f"{name}.txt"], check=False).returncode:
+    command = [str(python(name)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    if subprocess.run([*command, "--requirement", str(REQUIREMENTS / f"{name}.txt")], check=False).returncode:
         raise SystemExit(f"pip could not install requirements/{name}.txt; its reason stands above.")
     (folder / _STAMP).write_text(_digest(name), encoding="ascii")
 

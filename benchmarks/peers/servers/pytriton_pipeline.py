@@ -8,6 +8,7 @@ No request waits for a batch to fill.
 import os
 import socket
 import sys
+import sysconfig
 
 import numpy as np
 import torch
@@ -40,6 +41,9 @@ def free_port() -> int:
 
 
 if __name__ == "__main__":
+    # Triton's Python steps must load the libpython of this interpreter, not another one of the system's.
+    libraries = [sysconfig.get_config_var("LIBDIR"), os.environ.get("LD_LIBRARY_PATH")]
+    os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
     host = "127.0.0.1"
     ports = {"grpc_port": int(port), "http_port": free_port(), "metrics_port": free_port()}
     addresses = {"grpc_address": host, "http_address": host, "metrics_address": host}

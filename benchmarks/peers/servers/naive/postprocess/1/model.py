@@ -1,5 +1,7 @@
 """Logits to the best label and its score."""
 
+from __future__ import annotations  # Triton has these types only at run time
+
 import json
 import os
 from pathlib import Path

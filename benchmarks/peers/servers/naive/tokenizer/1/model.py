@@ -1,5 +1,7 @@
 """Texts to token ids, each request padded to its longest text."""
 
+from __future__ import annotations  # Triton has these types only at run time
+
 import os
 
 import triton_python_backend_utils as pb_utils
