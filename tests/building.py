@@ -20,6 +20,8 @@ from tritext.repository import BuiltModel
 from tritext.stages.base import Request
 
 TEXTS = ("Hello world", "Ein zweiter, etwas längerer Text über Freiheit und Würde.", "", "日本語 🙂")
+# Enough to choose a precision by: of all lengths, each told apart by its words.
+JUDGED = tuple(" ".join(TEXTS[1].split()[i % 4 : 4 + i % 5]) * (1 + i % 7) + f" {i}" for i in range(36))
 PAIRS = (("All human beings", "are born free"), ("", "equal"), ("in dignity and rights " * 30, "and rights"))
 
 
@@ -46,7 +48,7 @@ def quick_build(
     checkpoint: Path, repository: Path, name: str = "model", *, progress: Progress | None = None, **options: Any
 ) -> BuildResult:
     """Build `checkpoint` into `repository`; `options` are those of BuildOptions."""
-    chosen = BuildOptions(name, repository, **{"engine": "onnxruntime", **options})
+    chosen = BuildOptions(name, repository, **{"engine": "onnxruntime", "precision": "fp32", **options})
     with few_texts():
         return build(locate(str(checkpoint)), chosen, progress)
 

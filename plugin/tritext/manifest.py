@@ -74,7 +74,9 @@ class Manifest:
             raise RepositoryError(f"{path} lacks {', '.join(missing)}. Build the model again.")
         if not isinstance(values["labels"], list):
             raise RepositoryError(f"{path} has labels that are no list. Build the model again.")
-        values["labels"] = tuple(values["labels"])
+        if not isinstance(values["candidates"], list):
+            raise RepositoryError(f"{path} has candidates that are no list. Build the model again.")
+        values["labels"], values["candidates"] = tuple(values["labels"]), tuple(values["candidates"])
         return cls(**{f.name: values[f.name] for f in fields(cls)})
 
 

@@ -125,6 +125,6 @@ class Zoo:
         """Variant `name`, built as `tritext build` would."""
         if name not in self._built:
             variant = VARIANTS[name]
-            options = BuildOptions(name, self.repository, engine=variant.engine)
+            options = BuildOptions(name, self.repository, engine=variant.engine, precision="fp32")
             self._built[name] = build(locate(str(self.checkpoint(name))), options).model
         return self._built[name]

@@ -15,6 +15,7 @@ from rich.console import Console
 from building import few_texts, snapshot
 from tritext import cli
 from tritext.cli.progress import TerminalProgress
+from tritext.engines import ENGINES
 from tritext.manifest import Manifest
 from tritext.repository import committed, models
 
@@ -54,7 +55,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
 
 
 def build_into(repository: Path, *more: object, name: str = "spam") -> tuple[object, ...]:
-    return ("--name", name, "--out", repository, "--engine", "onnxruntime", *more)
+    return ("--name", name, "--out", repository, "--engine", "onnxruntime", "--precision", "fp32", *more)
 
 
 # --- build -------------------------------------------------------------------------------------------------------
@@ -68,14 +69,15 @@ def test_a_build(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     assert [line.split("  ")[0] for line in lines] == [
         "✓ Read the checkpoint",
         "✓ Load the weights",
+        "✓ Ask the checkpoint for reference",
         "✓ Export to ONNX",
         "✓ Build the engine: onnxruntime fp32",
         "✓ Compare with the checkpoint",
         "✓ Commit",
     ]
     assert all(" s " in line for line in lines)
-    assert "7 texts, ids identical, logits within " in lines[4]
-    assert "labels 7/7" in lines[4]
+    assert "7 texts, ids identical, logits within " in lines[5]
+    assert "labels 7/7" in lines[5]
     again = run("build", checkpoint, *build_into(tmp_path / "my models"))
     assert again.code == 0
     assert again.out.startswith("Already built, nothing changed: spam. Serve it with:")
@@ -116,8 +118,8 @@ def test_labels_as_json(run: Run, checkpoint: Path, tmp_path: Path) -> None:
         (("--labels", "a,b"), 1, "error: --labels gives 2 names, the checkpoint has 4 classes."),
         (("--default", "top_k=0"), 1, "error: A --default cannot be. Parameter top_k is '0'; it must be a whole num"),
         (("--default", "topk=1"), 1, "Parameter 'topk' is unknown. Did you mean top_k?"),
-        (("--engine", "x"), 1, "error: Engine 'x' is unknown. Engines: openvino, onnxruntime."),
-        (("--precision", "int1"), 1, "error: Engine onnxruntime has no int1; it has fp32."),
+        (("--engine", "x"), 1, f"error: Engine 'x' is unknown. Engines: {', '.join(ENGINES)}."),
+        (("--precision", "int1"), 1, "error: Engine onnxruntime has no precision 'int1'; it has fp32, int8."),
         (("--max-length", "4"), 1, "error: --max-length 4 is too short; it must be at least 8 tokens."),
         (("--task", "x"), 1, "error: Task 'x' is not supported."),
         (("--problem-type", "x"), 1, "error: Problem type 'x' is not one of"),

@@ -27,6 +27,7 @@ MADE = Manifest(
     files={"spam/builds/0123abcd/config.pbtxt": "00"},
     versions={"torch": "2"},
     parity={"texts": 3},
+    candidates=({"engine": "openvino", "precision": "fp32", "chosen": True},),
     fingerprint="ff",
     replaces="89abcdef",
 )
@@ -60,9 +61,10 @@ def test_damage(tmp_path: Path, content: str) -> None:
         Manifest.read(tmp_path)
 
 
-def test_labels_that_are_no_list(tmp_path: Path) -> None:
-    with pytest.raises(RepositoryError, match="labels that are no list"):
-        Manifest.read(written(tmp_path, labels=3))
+@pytest.mark.parametrize("field", ["labels", "candidates"])
+def test_a_list_that_is_none(tmp_path: Path, field: str) -> None:
+    with pytest.raises(RepositoryError, match=f"{field} that are no list"):
+        Manifest.read(written(tmp_path, **{field: 3}))
 
 
 def test_none_there(tmp_path: Path) -> None:

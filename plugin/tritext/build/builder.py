@@ -114,6 +114,8 @@ class _Builder:
         self._progress.step("Load the weights")
         model = load_model(facts)
         self._progress.done(f"{model.num_parameters() / 1e6:.1f} M parameters")
+        # Before the reference is asked for, which sets the tokenizer's side.
+        settings = settings_for(facts, tokenizer, input_names(model, tokenizer), options)
         texts = parity_texts(pairs=TEXT_PAIR in task.inputs)
         self._progress.step("Ask the checkpoint for reference", total=len(texts))
         examples = parities.reference(model, tokenizer, facts, texts, self._progress.advance)
@@ -121,7 +123,6 @@ class _Builder:
         scratch = staged / "scratch"
         scratch.mkdir()
         encoders = EncoderBuilder(model, tokenizer, facts, options, folders["encoder"], scratch, self._progress)
-        settings = settings_for(facts, tokenizer, input_names(model, tokenizer), options)
         graph = encoders.export(settings, examples)
         settings = replace(settings, encoder_inputs=step_inputs(graph))
         encoder = encoders.make(graph, settings)

@@ -126,6 +126,7 @@ class Contest:
                 candidate.artefact = engine.build(self._ingredients, candidate.precision, self._folder)
                 candidate.megabytes = _bytes(self._folder / part for part in candidate.artefact.parts) / 1e6
                 stage = self.stage(self.variant(candidate))
+                stage.process(self._timed[:1])  # some engines find out only now
             except (ExportError, EngineError) as error:
                 candidate.verdict = f"fails: {error}"
         self._progress.done(candidate.verdict or f"{candidate.megabytes:,.1f} MB")

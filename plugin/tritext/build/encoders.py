@@ -205,6 +205,6 @@ def _made(candidate: Candidate) -> Artefact:
     return candidate.artefact
 
 
-def as_json(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
+def as_json(candidates: Sequence[Candidate]) -> tuple[dict[str, Any], ...]:
     """For the manifest."""
-    return [candidate.as_json() for candidate in candidates]
+    return tuple(candidate.as_json() for candidate in candidates)

@@ -74,9 +74,12 @@ class OnnxRuntimeRunner:
         self._inputs = {entry.name for entry in self._session.get_inputs()}
 
     def run(self, arrays: Mapping[str, IntArray]) -> NDArray[np.float32]:
-        """Logits of the graph's shape."""
+        """Logits of the graph's shape; EngineError where the graph cannot be run."""
         given = {name: array for name, array in arrays.items() if name in self._inputs}
-        logits: NDArray[np.float32] = self._session.run(["logits"], given)[0]
+        try:
+            logits: NDArray[np.float32] = self._session.run(["logits"], given)[0]
+        except Exception as error:  # its own exceptions have no common base but this
+            raise EngineError(f"ONNX Runtime cannot run the model: {error}") from error
         return logits
 
 

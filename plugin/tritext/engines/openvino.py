@@ -87,10 +87,13 @@ class OpenVinoRunner:
         self._request = compiled.create_infer_request()
 
     def run(self, arrays: Mapping[str, IntArray]) -> NDArray[np.float32]:
-        """Logits of the graph's shape."""
+        """Logits of the graph's shape; EngineError where the graph cannot be run."""
         # share_outputs=False copies: the next call would overwrite the request's own buffer.
         given = {name: array for name, array in arrays.items() if name in self._inputs}
-        outputs = self._request.infer(given, share_inputs=True, share_outputs=False)
+        try:
+            outputs = self._request.infer(given, share_inputs=True, share_outputs=False)
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot run the model: {error}") from error
         logits: NDArray[np.float32] = outputs[0]
         return logits
 
