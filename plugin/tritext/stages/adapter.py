@@ -5,7 +5,9 @@ Source of the interface: the README of Triton's Python backend.
 
 import json
 import logging
+import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -13,8 +15,18 @@ import numpy as np
 import triton_python_backend_utils as pb_utils  # exists only inside Triton's stub process
 
 from tritext.errors import InvalidInput, TritextError
-from tritext.stages.base import Answer, Request, Stage, fault, process_isolated
+from tritext.stages.base import (
+    DESCRIPTIONS,
+    Answer,
+    Counting,
+    Counts,
+    Request,
+    Stage,
+    fault,
+    process_isolated,
+)
 
+_TOLD_EVERY: Final = 0.5  # seconds
 _LEVELS: Final = {logging.DEBUG: "log_verbose", logging.INFO: "log_info", logging.WARNING: "log_warn"}
 
 
@@ -29,6 +41,7 @@ class StageModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         self._stage = self.stage.load(folder)
         config = json.loads(args["model_config"])
+        self._counters = _Counters(args["model_name"], self._stage) if isinstance(self._stage, Counting) else None
         self._inputs = [tensor["name"] for tensor in config["input"]]
         self._outputs = [tensor["name"] for tensor in config["output"]]
 
@@ -38,6 +51,11 @@ class StageModel:
         readable = [request for request in read if isinstance(request, Request)]
         answers = iter(process_isolated(self._stage, readable) if readable else [])
         return [self._response(next(answers) if isinstance(request, Request) else request) for request in read]
+
+    def finalize(self) -> None:
+        """Called once, when Triton unloads the model."""
+        if self._counters:
+            self._counters.stop()
 
     def _read(self, request: Any) -> Request | TritextError:
         try:
@@ -57,6 +75,43 @@ class StageModel:
                 answer = fault(self._stage, error)
         code = pb_utils.TritonError.INVALID_ARG if isinstance(answer, InvalidInput) else pb_utils.TritonError.INTERNAL
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), code))
+
+
+class _Counters:
+    """A stage's counts among Triton's own metrics, some moments late.
+
+    Each of them costs Triton a message between processes, so a thread of their own brings them there.
+    """
+
+    def __init__(self, model: str, stage: Counting) -> None:
+        self._stage = stage
+        self._told = Counts()
+        self._stopped = threading.Event()
+        self._metrics = {name: _counter(f"tritext_{name}_total", what, model) for name, what in DESCRIPTIONS.items()}
+        self._thread = threading.Thread(target=self._run, name="tritext counters", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Tell the last of them."""
+        self._stopped.set()
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while not self._stopped.wait(_TOLD_EVERY):
+            self._tell()
+        self._tell()
+
+    def _tell(self) -> None:
+        counts = replace(self._stage.counts)
+        for name, metric in self._metrics.items():
+            if grown := getattr(counts, name) - getattr(self._told, name):
+                metric.increment(grown)
+        self._told = counts
+
+
+def _counter(name: str, description: str, model: str) -> Any:
+    kind = pb_utils.MetricFamily.COUNTER  # there only once the stub has loaded the model's module
+    return pb_utils.MetricFamily(name=name, description=description, kind=kind).Metric(labels={"model": model})
 
 
 class _TritonLog(logging.Handler):

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol, Self, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -24,14 +24,30 @@ class Request:
     parameters: Mapping[str, object] = field(default_factory=dict)
 
 
+# What an encoder counts: each is a Prometheus counter, tritext_…_total, with the step's name as its label.
+DESCRIPTIONS: Final[Mapping[str, str]] = {
+    "texts": "Texts encoded.",
+    "tokens": "Tokens encoded, padding left out.",
+    "computed_tokens": "Positions that the engine computed, padding included.",
+    "encoder_calls": "Calls of the engine.",
+}
+
+
 @dataclass(slots=True)
 class Counts:
-    """What an encoder has done since it was loaded. `computed` are positions the engine ran, padding included."""
+    """What an encoder has done since it was loaded, see `DESCRIPTIONS`."""
 
     texts: int = 0
     tokens: int = 0
-    computed: int = 0
-    calls: int = 0
+    computed_tokens: int = 0
+    encoder_calls: int = 0
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A stage that counts."""
+
+    counts: Counts
 
 
 class Stage(Protocol):

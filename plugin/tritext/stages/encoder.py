@@ -92,8 +92,8 @@ class EncoderStage:
         for call in self._layout.calls(texts, self._settings.pad_id, per_text=self._settings.per_text):
             for index, logits in call.logits(self._runner.run(call.arrays)):
                 results[index] = logits
-            self.counts.calls += 1
-            self.counts.computed += call.computed
+            self.counts.encoder_calls += 1
+            self.counts.computed_tokens += call.computed
         self.counts.texts += len(texts)
         self.counts.tokens += int(texts.lengths.sum())
         answers: list[Answer | TritextError] = []
