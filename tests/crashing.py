@@ -314,7 +314,7 @@ def main(work: Path, old: Path, new: Path) -> None:
         return [
             *workshop.killed(count(1 + number, 2)),
             *workshop.killed(count(1 + number, 2), first=True),
-            *workshop.killed((9,) if number else (12,), at_once=False),
+            *workshop.killed((16,) if number else (18,), at_once=False),
             *(workshop.starved(*case) for case in STARVED[number::2]),
         ]
 

@@ -34,7 +34,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("single", "tokens"):
         bert, head = checkpoints.ARCHITECTURES["bert"], checkpoints.HEADS[name]
         checkpoint = checkpoints.make(folder / name, bert, head)
-        build(locate(str(checkpoint), None), BuildOptions(name, folder / "repository", max_batch_size=16))
+        options = BuildOptions(name, folder / "repository", "openvino", "fp32", max_batch_size=16)
+        build(locate(str(checkpoint), None), options)
     return folder / "repository"
 
 

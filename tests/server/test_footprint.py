@@ -10,7 +10,7 @@ from tritext.build.source import locate
 
 def test_tokenizer_and_postprocess_stay_small_with_a_bert_vocabulary(tmp_path: Path) -> None:
     checkpoint = spam.build_checkpoint(tmp_path / "checkpoint")
-    build(locate(str(checkpoint)), BuildOptions(name="spam", repository=tmp_path / "repository"))
+    build(locate(str(checkpoint)), BuildOptions("spam", tmp_path / "repository", "openvino", "fp32"))
     _, megabytes = one_run(tmp_path / "repository", "spam")
     assert megabytes["tokenizer"] < 60
     assert megabytes["postprocess"] < 60

@@ -64,7 +64,7 @@ def findings(
 
 @pytest.mark.parametrize(
     ("kind", "at_least"),
-    [("second build", 60), ("first build", 15), ("second build, in the making", 2), ("starved", 4)],
+    [("second build", 60), ("first build", 13), ("second build, in the making", 2), ("starved", 4)],
 )
 def test_a_build_that_dies_leaves_a_whole_model_and_is_cleared_up_by_the_next(
     findings: list[dict[str, Any]], kind: str, at_least: int

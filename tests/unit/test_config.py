@@ -84,7 +84,7 @@ def check_steps(ensemble: ModelConfig, steps: dict[str, ModelConfig]) -> None:
 
 def plan(task: str, inputs: tuple[str, ...]) -> Plan:
     settings = TaskSettings(task, ("négatif", 'a "quoted" one'), None, 128, inputs, 0, 1)
-    return Plan("some.model", "0123abcd", settings, Artefact("model.onnx", "encoder_python", {}), 32)
+    return Plan("some.model", "0123abcd", settings, Artefact("model.onnx", ("model.onnx",), "encoder_python", {}), 32)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "models").iterdir()), ids=lambda path: path.name)
@@ -160,7 +160,7 @@ def test_an_engine_can_add_to_its_template() -> None:
     settings = plan("text-classification", INPUTS).settings
     config = ModelConfig()
     config.optimization.priority = 1
-    artefact = Artefact("model.onnx", "encoder_python", {}, config)
+    artefact = Artefact("model.onnx", ("model.onnx",), "encoder_python", {}, config)
     encoder = configurations(Plan("m", "0123abcd", settings, artefact, 8))["encoder"]
     assert encoder.optimization.priority == 1
     assert encoder.backend == "python"

@@ -102,7 +102,18 @@ def test_the_checkout_is_not_there(elsewhere: Path) -> None:
 
 def test_a_model_is_built_from_it(elsewhere: Path, checkpoint: Path) -> None:
     done = run(
-        elsewhere, "tritext", "build", checkpoint, "--name", "spam", "--out", "models", "--engine", "onnxruntime"
+        elsewhere,
+        "tritext",
+        "build",
+        checkpoint,
+        "--name",
+        "spam",
+        "--out",
+        "models",
+        "--engine",
+        "onnxruntime",
+        "--precision",
+        "fp32",
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "Built spam. Serve it with: tritext serve models\n"
