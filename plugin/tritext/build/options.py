@@ -27,7 +27,7 @@ class BuildOptions:
     precision: str = AUTO
     texts: Sequence[TextInput] = ()
     bounds: Bounds = field(default_factory=Bounds)
-    max_batch_size: int = 256
+    max_batch_size: int | None = None  # texts a request; None: what suits the task
     overrides: Overrides = field(default_factory=Overrides)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     force: bool = False

@@ -60,7 +60,9 @@ def build(
     problem_type: ProblemTypeOption = None,
     max_length: MaxLengthOption = None,
     tokenizer: TokenizerOption = None,
-    max_batch_size: Annotated[int, typer.Option(help="Most texts a request.")] = 256,
+    max_batch_size: Annotated[
+        int | None, typer.Option(help="Most texts a request; 4096, or 256 where every token gets a label.")
+    ] = None,
     default: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Default of a request parameter, e.g. truncation=error."),

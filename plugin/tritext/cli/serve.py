@@ -41,6 +41,9 @@ def serve(
     metrics_port: Annotated[int, typer.Option(help="Prometheus metrics; 0 picks a free port.")] = 8002,
     model: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Serve this model only; repeatable.")] = None,
     log_level: Annotated[Level, typer.Option(help="How much of Triton's log is shown.")] = Level.warning,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of each encoder; as many as there are cores if not given.")
+    ] = None,
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.1, help="How long the models may take to load.")
     ] = 120.0,
@@ -59,6 +62,7 @@ def serve(
         http_port=http_port,
         metrics_port=metrics_port,
         log_level=log_level.value,
+        threads=threads,
         log=lambda line: console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True),
     )
     with _until_signalled(), server:

@@ -64,10 +64,14 @@ class Artefact:
 
 @dataclass(frozen=True, slots=True)
 class RunnerOptions:
-    """How an artefact is run: `threads` None leaves their number to the engine; `engine` are its own settings."""
+    """How an artefact is run: `threads` for all of `streams` together, None leaves their number to the engine.
+
+    `streams` is how many threads of the caller's may call `run` at once; `engine` are the engine's own settings.
+    """
 
     precision: Precision
     threads: int | None = None
+    streams: int = 1
     engine: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -75,7 +79,7 @@ class Runner(Protocol):
     """Runs an artefact inside the Python backend."""
 
     def run(self, arrays: Mapping[str, IntArray]) -> NDArray[np.float32]:
-        """The graph's logits for its inputs, by name. The array is the caller's own."""
+        """The graph's logits for its inputs, by name. The array is the caller's own; threads may call at once."""
         ...
 
 

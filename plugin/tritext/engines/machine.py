@@ -19,6 +19,8 @@ _FLAGS: Final[dict[Precision, tuple[str, ...]]] = {
     "int8": ("avx512_vnni", "avx_vnni", "amx_int8", "i8mm", "asimddp"),
 }
 
+_CORES_A_CALL: Final = 8  # a call of some 512 tokens has no work for many more
+
 THREADS: Final = "TRITEXT_THREADS"  # environment: how many threads each encoder may use; `serve --threads` sets it
 
 
@@ -49,6 +51,11 @@ def usable_cores() -> int:
         return max(1, min(cores, math.ceil(int(quota) / int(period))))
     except (OSError, ValueError):  # no control group, or "max"
         return cores
+
+
+def streams() -> int:
+    """How many calls an engine should run side by side: with many cores, several do more than one on all of them."""
+    return max(1, (threads() or usable_cores()) // _CORES_A_CALL)
 
 
 def threads() -> int | None:

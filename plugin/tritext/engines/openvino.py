@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -65,7 +66,7 @@ class OpenVino:
 
 
 class OpenVinoRunner:
-    """One compiled model and one inference request, reused for every call."""
+    """One compiled model, and an inference request for each stream, reused for every call."""
 
     def __init__(self, path: Path, options: RunnerOptions) -> None:
         openvino = _runtime()
@@ -76,6 +77,7 @@ class OpenVinoRunner:
         properties: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": hint,
+            "NUM_STREAMS": options.streams,
             **threads,
             **options.engine,
         }
@@ -84,17 +86,21 @@ class OpenVinoRunner:
         except Exception as error:
             raise EngineError(f"OpenVINO cannot load {path}: {error}") from error
         self._inputs = set().union(*(port.get_names() for port in compiled.inputs))
-        self._request = compiled.create_infer_request()
+        self._requests: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(options.streams):
+            self._requests.put(compiled.create_infer_request())
 
     def run(self, arrays: Mapping[str, IntArray]) -> NDArray[np.float32]:
         """Logits of the graph's shape; EngineError where the graph cannot be run."""
-        # share_outputs=False copies: the next call would overwrite the request's own buffer.
         given = {name: array for name, array in arrays.items() if name in self._inputs}
+        request = self._requests.get()
         try:
-            outputs = self._request.infer(given, share_inputs=True, share_outputs=False)
+            # share_outputs=False copies: the next call would overwrite the request's own buffer.
+            logits: NDArray[np.float32] = request.infer(given, share_inputs=True, share_outputs=False)[0]
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot run the model: {error}") from error
-        logits: NDArray[np.float32] = outputs[0]
+        finally:
+            self._requests.put(request)
         return logits
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
+from tritext.engines.machine import THREADS
 from tritext.errors import ServeError
 from tritext.repository import BuiltModel
 from tritext.serve import command, ensemble
@@ -33,8 +34,8 @@ class Server:
 
     A context manager: entering starts it, leaving stops it. Port 0 picks a free one. Lines of Triton's log at
     `log_level` or above go to `log`, one call a line, from a thread of its own (default: to standard error).
-    `arguments` are passed on to tritonserver. A key made for each start, and kept here, is needed for
-    everything but inference, health, metadata and configurations.
+    Each encoder runs `threads` threads, all cores where None. `arguments` are passed on to tritonserver. A key made
+    for each start, and kept here, is needed for everything but inference, health, metadata and configurations.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Server:
         metrics_port: int = 8002,
         log_level: LogLevel = "warning",
         log: Callable[[str], None] | None = None,
+        threads: int | None = None,
         arguments: Sequence[str] = (),
     ) -> None:
         self.repository = repository.resolve()
@@ -55,6 +57,7 @@ class Server:
         self.checked: list[Checked] = []  # what wait_ready found of each model's engine
         self._wanted = (host, grpc_port, http_port, metrics_port)
         self._log = Log(log_level, log or _to_stderr)
+        self._threads = {} if threads is None else {THREADS: str(threads)}
         self._arguments = (*(["--log-verbose=1"] if log_level == "debug" else []), *arguments)
         self._endpoints: Endpoints | None = None
         self._process: Process | None = None
@@ -116,7 +119,7 @@ class Server:
         self._remote = Remote(self.grpc_url, key)
         self._process = Process(
             command.line(installation, self._endpoints, names, key=key, segments=segments, extra=self._arguments),
-            environment=installation.environment,
+            environment={**installation.environment, **self._threads},
             folder=self.repository,
             log=self._log,
             segments=segments,

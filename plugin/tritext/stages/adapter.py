@@ -87,7 +87,8 @@ class _Counters:
         self._stage = stage
         self._told = Counts()
         self._stopped = threading.Event()
-        self._metrics = {name: _counter(f"tritext_{name}_total", what, model) for name, what in DESCRIPTIONS.items()}
+        self._families = {name: _family(f"tritext_{name}_total", what) for name, what in DESCRIPTIONS.items()}
+        self._metrics = {name: family.Metric(labels={"model": model}) for name, family in self._families.items()}
         self._thread = threading.Thread(target=self._run, name="tritext counters", daemon=True)
         self._thread.start()
 
@@ -109,9 +110,10 @@ class _Counters:
         self._told = counts
 
 
-def _counter(name: str, description: str, model: str) -> Any:
+def _family(name: str, description: str) -> Any:
+    """Must live as long as its metrics do."""
     kind = pb_utils.MetricFamily.COUNTER  # there only once the stub has loaded the model's module
-    return pb_utils.MetricFamily(name=name, description=description, kind=kind).Metric(labels={"model": model})
+    return pb_utils.MetricFamily(name=name, description=description, kind=kind)
 
 
 class _TritonLog(logging.Handler):

@@ -1,7 +1,9 @@
 """The second step: token ids in, logits out. Requests of every length are taken together."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -11,8 +13,9 @@ from numpy.typing import NDArray
 from tritext import contract
 from tritext.engines import engine_named
 from tritext.engines.base import Runner, RunnerOptions
-from tritext.engines.batching import Layout, Texts, layout_from
-from tritext.engines.machine import threads
+from tritext.engines.batching import Call, Layout, Texts, layout_from
+from tritext.engines.machine import streams, threads
+from tritext.engines.turns import turn
 from tritext.errors import EngineError, RepositoryError, TritextError
 from tritext.manifest import CHECK, Example, read_reference
 from tritext.settings import EngineSettings, Variant
@@ -24,10 +27,13 @@ _log: Final = logging.getLogger("tritext")
 class EncoderStage:
     """Lays the texts of all requests out in engine calls that waste little, and runs the engine on each."""
 
-    def __init__(self, settings: EngineSettings, runner: Runner, layout: Layout) -> None:
+    def __init__(self, settings: EngineSettings, runner: Runner, layout: Layout, streams: int = 1) -> None:
         self._settings = settings
         self._runner = runner
         self._layout = layout
+        self._streams = streams
+        self._pool = ThreadPoolExecutor(streams)  # starts its threads when they are first needed
+        self._turn = turn()
         self.counts = Counts()
 
     @classmethod
@@ -66,8 +72,8 @@ class EncoderStage:
             layout = layout_from(variant.layout)
         except (KeyError, TypeError, ValueError) as error:
             raise RepositoryError(f"{folder} has a layout that cannot be read. Build the model again.") from error
-        options = RunnerOptions(precision, threads(), variant.options)
-        return cls(settings, engine.runner(folder / variant.artefact, options), layout)
+        options = RunnerOptions(precision, threads(), streams(), variant.options)
+        return cls(settings, engine.runner(folder / variant.artefact, options), layout, options.streams)
 
     def check(self, examples: Sequence[Example], tolerance: float) -> None:
         """EngineError where a logit is farther than `tolerance` from that of `examples`."""
@@ -89,8 +95,9 @@ class EncoderStage:
         """Logits [N, C] or [N, L, C] for each request, padded as its ids were."""
         texts = Texts.of([request.inputs for request in requests], self._settings.inputs)
         results: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
-        for call in self._layout.calls(texts, self._settings.pad_id, per_text=self._settings.per_text):
-            for index, logits in call.logits(self._runner.run(call.arrays)):
+        calls = self._layout.calls(texts, self._settings.pad_id, per_text=self._settings.per_text)
+        for call, output in self._run(calls):
+            for index, logits in call.logits(output):
                 results[index] = logits
             self.counts.encoder_calls += 1
             self.counts.computed_tokens += call.computed
@@ -103,6 +110,15 @@ class EncoderStage:
             answers.append({contract.LOGITS.name: _stacked(results[start : start + len(ids)], ids.shape)})
             start += len(ids)
         return answers
+
+    def _run(self, calls: Iterator[Call]) -> Iterator[tuple[Call, NDArray[np.float32]]]:
+        """Run `calls`, as many at once as the engine has streams, and let other encoders have their turns between."""
+        while some := list(islice(calls, self._streams)):
+            arrays = [call.arrays for call in some]
+            run = map if len(some) == 1 else self._pool.map
+            with self._turn:
+                outputs = list(run(self._runner.run, arrays))
+            yield from zip(some, outputs, strict=True)
 
 
 def _request(example: Example, inputs: Sequence[str]) -> Request:
