@@ -51,6 +51,11 @@ class Peer:
         """Whether it is tritext itself."""
         return self.family == "tritext"
 
+    @property
+    def can_be_paused(self) -> bool:
+        """Whether its processes may be stopped while others are measured. Triton takes stopped steps for dead."""
+        return isinstance(self.protocol, Http)
+
 
 _ITEM: Final = Http("/classify", lambda text: {"text": text}, lambda answer: str(answer["label"]))
 _INFINITY: Final = Http(
@@ -72,7 +77,9 @@ def _infinity(source: str, engine: str, dtype: str) -> tuple[str, ...]:
     # A batch of 32 texts is padded to its longest; 8 loses less to that and keeps two cores as busy.
     how = ("--engine", engine, "--device", "cpu", "--dtype", dtype, "--batch-size", "8", "--no-bettertransformer")
     program = str(ENVIRONMENTS / "infinity" / "bin" / "infinity_emb")
-    return ("/usr/bin/env", f"--chdir={source}", program, "v2", *where, *how, "--log-level", "warning")
+    # Its own warm-up fails with the ONNX engine: texts longer than the model takes, which only the torch engine cuts.
+    quiet = ("--no-model-warmup", "--log-level", "warning")
+    return ("/usr/bin/env", f"--chdir={source}", program, "v2", *where, *how, *quiet)
 
 
 def _peers() -> list[Peer]:

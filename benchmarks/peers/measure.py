@@ -1,12 +1,14 @@
 """The rounds: every server, one after the other, under every load, again and again.
 
-All servers stay up for the whole run, for starting one takes longer than measuring it. Only one is asked at a time;
-what the others use meanwhile is measured and reported, and is next to nothing.
+All servers stay up for the whole run, for starting one takes longer than measuring it. Only one is asked at a time,
+and the others must cost it nothing meanwhile: LitServe's workers poll their queue and use a fifth of a core when idle.
+So those that can be are stopped (SIGSTOP). What the others use is measured and reported.
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -48,6 +50,17 @@ class Entrant:
     rounds: dict[Load, list[Summary]] = field(default_factory=dict)
     latencies: dict[Load, list[NDArray[np.float64]]] = field(default_factory=dict)
     idle_cores: list[float] = field(default_factory=list)
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Its turn: it is stopped before and after, if it can be."""
+        if self.peer.can_be_paused:
+            self.running.resume()
+        try:
+            yield
+        finally:
+            if self.peer.can_be_paused:
+                self.running.pause()
 
 
 def answers_rightly(entrant: Entrant, texts: Texts) -> int:

@@ -73,12 +73,26 @@ class Running:
             new = [child for pid in new for child in _children(pid)]
         return found
 
+    def pause(self) -> None:
+        """Stop all its processes until `resume`: what they would do while nobody asks them is not done."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let them go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     def cpu_seconds(self) -> float:
         """What its processes have used so far, user and system."""
         return sum(map(_cpu_seconds, self.pids()))
 
     def stop(self) -> None:
         """SIGTERM, then SIGKILL for whatever is left."""
+        self.resume()
         pids = self.pids()
         if self._popen.poll() is None:
             self._popen.send_signal(signal.SIGTERM)
