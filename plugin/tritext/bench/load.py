@@ -12,88 +12,21 @@ Times are seconds on the event loop's clock. Run these with `run`, whose timers 
 import asyncio
 import contextlib
 import random
-import select
-import selectors
-from array import array
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
-from time import process_time
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
+from tritext.bench.clock import run
+from tritext.bench.record import NOT_SENT, UNANSWERED, Failed, Log, Look, Run, Send
 
-Send = Callable[[int], Awaitable[None]]
-"""Sends request number i (0, 1, 2, …; warm-up included) and awaits its answer; raises where that is an error."""
-
-Look = Callable[[], Awaitable[Any]]
-"""Reads something, such as the server's counters, when the measured window begins and again when it ends."""
+__all__ = ["NOT_SENT", "UNANSWERED", "Failed", "Look", "Run", "Send", "Tick", "closed_loop", "open_loop", "run"]
 
 Tick = Callable[[float, int, int], None]
 """Told several times a second: the seconds since the start, and how many were answered and how many failed."""
 
-UNANSWERED: Final = "unanswered"  # no answer within DRAIN seconds after the last request was sent
-NOT_SENT: Final = "not sent"  # too many were outstanding
-DRAIN: Final = 30.0
+DRAIN: Final = 30.0  # seconds
 TICK: Final = 0.25
 # What fails at once would be asked again at once, some ten thousand times a second.
 ERROR_PAUSE: Final = 0.01
-
-T = TypeVar("T")
-Times = NDArray[np.float64]
-
-
-class Failed(Exception):
-    """A request that failed; the `kind` is what failures are counted by (else it is the exception's class)."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__(kind)
-        self.kind = kind
-
-
-@dataclass(frozen=True)
-class Run:
-    """Every request of a run [R], in the order of their ends, and the window that counts.
-
-    ``index`` is the number that `Send` got; ``due`` when the request should have been sent, ``sent`` when it was,
-    ``ended`` when its answer or its failure came; ``errors`` has the kind of each failure by the request's index.
-    ``cpu_seconds`` is what this process used in the window, ``looks`` what `Look` gave at its begin and end.
-    """
-
-    index: NDArray[np.int64]
-    due: Times
-    sent: Times
-    ended: Times
-    errors: dict[int, str]
-    begin: float
-    end: float
-    cpu_seconds: float
-    looks: tuple[Any, Any] = (None, None)
-
-    @property
-    def seconds(self) -> float:
-        """The window's length."""
-        return self.end - self.begin
-
-    @property
-    def failed(self) -> NDArray[np.bool_]:
-        """Which requests failed [R]."""
-        return np.isin(self.index, list(self.errors))
-
-    @property
-    def measured(self) -> NDArray[np.bool_]:
-        """Which requests were due in the window [R]: those that latencies are about."""
-        return (self.due >= self.begin) & (self.due <= self.end)
-
-    @property
-    def answered(self) -> NDArray[np.bool_]:
-        """Which requests got their answer in the window [R]: those that throughput is about."""
-        return (self.ended >= self.begin) & (self.ended <= self.end) & ~self.failed
-
-    @property
-    def latencies(self) -> Times:
-        """Seconds from due to answered of each measured request; infinite for those that failed."""
-        return np.where(self.failed, np.inf, self.ended - self.due)[self.measured]
 
 
 async def closed_loop(
@@ -111,7 +44,7 @@ async def closed_loop(
 
     With `requests`, no more than so many are sent in the window, and it ends with the last answer.
     """
-    log = _Log(warmup, seconds)
+    log = Log(warmup, seconds)
     left = iter(range(requests)) if requests is not None else None
 
     async def caller() -> None:
@@ -152,7 +85,7 @@ async def open_loop(
     `cap` outstanding is not sent and counts as failed. Those still outstanding at the end get `drain` seconds.
     With `requests`, the window ends when so many were due.
     """
-    log = _Log(warmup, seconds)
+    log = Log(warmup, seconds)
     outstanding: set[asyncio.Task[bool]] = set()
 
     async def arrivals() -> None:
@@ -186,90 +119,8 @@ async def open_loop(
     return log.run()
 
 
-def run(main: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run` with exact timers: those of epoll come up to a millisecond late, which would count as latency."""
-    with asyncio.Runner(loop_factory=_exact_loop) as runner:
-        return runner.run(main)
-
-
-@dataclass
-class _Log:
-    """What happened, in columns: at ten thousand requests a second, objects would keep the collector busy."""
-
-    warmup: float
-    seconds: float
-    index: "array[int]" = field(default_factory=lambda: array("q"))
-    due: "array[float]" = field(default_factory=lambda: array("d"))
-    sent: "array[float]" = field(default_factory=lambda: array("d"))
-    ended: "array[float]" = field(default_factory=lambda: array("d"))
-    errors: dict[int, str] = field(default_factory=dict)
-    started: int = 0
-    cpu: float = 0.0
-    looks: tuple[Any, Any] = (None, None)
-
-    def __post_init__(self) -> None:
-        self.now = asyncio.get_running_loop().time
-        self.start = self.now()
-        self.begin = self.start + self.warmup
-        self.end = self.begin + self.seconds
-
-    def next_index(self) -> int:
-        index = self.started
-        self.started += 1
-        return index
-
-    def left(self) -> float:
-        return max(0.0, self.end - self.now())
-
-    async def until(self, when: float) -> None:
-        if (wait := when - self.now()) > 0:
-            await asyncio.sleep(wait)
-
-    async def record(self, send: Send, index: int, due: float) -> bool:
-        """Send, await, note; whether an answer came."""
-        sent, error = self.now(), None
-        try:
-            await send(index)
-        except asyncio.CancelledError:
-            self.add(index, due, sent, UNANSWERED)
-            raise
-        except Exception as failure:  # noqa: BLE001 - whatever it is, it is counted by its kind
-            error = failure.kind if isinstance(failure, Failed) else type(failure).__name__
-        self.add(index, due, sent, error)
-        return error is None
-
-    def add(self, index: int, due: float, sent: float, error: str | None) -> None:
-        self.index.append(index)
-        self.due.append(due)
-        self.sent.append(sent)
-        self.ended.append(self.now())
-        if error is not None:
-            self.errors[index] = error
-
-    async def open_window(self, look: Look | None) -> None:
-        self.looks = (await look() if look else None, None)
-        self.cpu = process_time()
-
-    async def close_window(self, look: Look | None) -> None:
-        self.cpu = process_time() - self.cpu
-        self.looks = (self.looks[0], await look() if look else None)
-
-    def run(self) -> Run:
-        return Run(
-            np.array(self.index, np.int64),
-            np.array(self.due),
-            np.array(self.sent),
-            np.array(self.ended),
-            self.errors,
-            self.begin,
-            self.end,
-            self.cpu,
-            self.looks,
-        )
-
-
 @contextlib.asynccontextmanager
-async def _ticking(log: _Log, tick: Tick | None) -> AsyncIterator[None]:
+async def _ticking(log: Log, tick: Tick | None) -> AsyncIterator[None]:
     async def report(tick: Tick) -> None:
         while True:
             tick(log.now() - log.start, len(log.index) - len(log.errors), len(log.errors))
@@ -290,21 +141,3 @@ async def _drain(tasks: list[asyncio.Task[Any]], seconds: float) -> None:
         for task in pending:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _exact_loop() -> asyncio.AbstractEventLoop:
-    if hasattr(selectors, "EpollSelector"):
-        return asyncio.SelectorEventLoop(_ExactSelector())
-    return asyncio.new_event_loop()
-
-
-if hasattr(selectors, "EpollSelector"):
-
-    class _ExactSelector(selectors.EpollSelector):
-        """Waits with select(2) on the epoll descriptor itself: microseconds, where epoll rounds up to milliseconds."""
-
-        def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-            if timeout is not None and timeout > 0:
-                select.select([self.fileno()], [], [], timeout)
-                timeout = 0
-            return super().select(timeout)

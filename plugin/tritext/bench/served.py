@@ -4,7 +4,8 @@ What asking costs matters, because client and server share the machine: requests
 answers stay bytes, but for a few that are read afterwards.
 """
 
-import importlib
+import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
@@ -12,6 +13,7 @@ from typing import Any, Final, Self
 import numpy as np
 
 from tritext import contract
+from tritext.bench.http2 import Connection
 from tritext.bench.load import Failed
 from tritext.bench.metrics import Steps
 from tritext.bench.traffic import Item, Traffic, cut
@@ -19,11 +21,13 @@ from tritext.client import Client, wire
 from tritext.client.codec import Malformed, RequestEncoder, decode
 from tritext.client.errors import Context, not_understood, translate
 from tritext.client.options import Scalar
+from tritext.errors import InvalidInput
 from tritext.repository import ROLES, step_name
 
 METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
 _COUNTED_AT_ONCE: Final = 256
 _KEPT, _KEPT_EVERY = 64, 61  # answers that are read after the run, of every so many
+_EXPIRE_EVERY: Final = 0.05  # seconds
 
 
 class Served:
@@ -31,6 +35,7 @@ class Served:
 
     def __init__(self, address: str, name: str, timeout: float) -> None:
         self.address, self.name, self.timeout = address, name, timeout
+        self.host_and_port = _host_and_port(address)
         with Client(address, timeout=timeout) as client:
             self.info = client.model(name)
         self.steps = Steps(*(step_name(name, role, self.info.build) for role in ROLES))
@@ -66,6 +71,13 @@ class Served:
                 raise not_understood(f"TOKEN_COUNT {counted}, where it was {expected} for the same texts", context)
 
 
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        raise InvalidInput(f"{address!r} is no address. Write host:port, the port being gRPC's: localhost:8001.")
+    return host.strip("[]"), int(port)
+
+
 def _token_counts(response: Any) -> list[int]:
     names = [output.name for output in response.outputs]
     raw = response.raw_output_contents[names.index(contract.TOKEN_COUNT.name)]
@@ -77,25 +89,49 @@ class Sender:
 
     def __init__(self, served: Served, traffic: Traffic) -> None:
         self._served, self._payloads = served, traffic.payloads
-        self._aio: Any = importlib.import_module("grpc.aio")
-        self._channel = wire.open_channel(self._aio, served.address, None)
-        # No serializer on either side: bytes in, bytes out.
-        self._call = self._channel.unary_unary(METHOD)
+        self._connecting = asyncio.Lock()
+        self._connection: Connection | None = None
         self.kept: dict[int, bytes] = {}
 
     async def __aenter__(self) -> Self:
+        with contextlib.suppress(Failed):  # then the requests will say so
+            await self._connected()
+        self._expiring = asyncio.create_task(self._expire())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._channel.close()
+        self._expiring.cancel()
+        if self._connection is not None:
+            self._connection.close()
 
     async def send(self, index: int) -> None:
         """Send request number `index`, await its answer; Failed with the name of gRPC's status otherwise."""
-        try:
-            answer = await self._call(self._payloads[index % len(self._payloads)], timeout=self._served.timeout)
-        except self._aio.AioRpcError as error:
-            raise Failed(wire.status(error)[0]) from None
+        connection = self._connection
+        if connection is None or not connection.is_open:
+            connection = await self._connected()
+        answer = await connection.ask(self._payloads[index % len(self._payloads)])
         if index % _KEPT_EVERY == 0 and len(self.kept) < _KEPT:
             self.kept[index] = answer
+
+    async def _connected(self) -> Connection:
+        async with self._connecting:
+            if self._connection is not None and self._connection.is_open:
+                return self._connection
+            served, loop = self._served, asyncio.get_running_loop()
+            opening = loop.create_connection(
+                lambda: Connection(served.address, METHOD, served.timeout), *served.host_and_port
+            )
+            try:
+                _, connection = await asyncio.wait_for(opening, served.timeout)
+            except OSError:
+                raise Failed("UNAVAILABLE") from None
+            self._connection = connection
+            return connection
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(_EXPIRE_EVERY)
+            if self._connection is not None:
+                self._connection.expire()

@@ -102,7 +102,7 @@ def bench(
         parameters=dict(_pair(each) for each in param or []),
         batch_size=batch_size,
         timeout=timeout,
-        conditions=Conditions(duration, warmup, requests, seed, cap, drain=timeout),
+        conditions=Conditions(duration, warmup, requests, seed, cap, drain=timeout + 1),  # so that deadlines decide,
     )
     if url is not None and repository is not None:
         raise typer.BadParameter("Give --url or --repository, not both.", param_hint="--repository")
