@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from typing import Final
 
-from tritext.engines import onnxruntime, openvino
+from tritext.engines import onnxruntime, openvino, pytorch
 from tritext.engines.base import Engine
 from tritext.errors import EngineError
 
-ENGINES: Final[Mapping[str, Engine]] = {engine.name: engine for engine in (openvino.ENGINE, onnxruntime.ENGINE)}
+ENGINES: Final[Mapping[str, Engine]] = {
+    engine.name: engine for engine in (openvino.ENGINE, onnxruntime.ENGINE, pytorch.ENGINE)
+}
 
 
 def engine_named(name: str) -> Engine:
