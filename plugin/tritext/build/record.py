@@ -55,7 +55,7 @@ class Inputs:
 def manifest(model: BuiltModel, inputs: Inputs, encoder: Encoder, parity: Parity, files: Mapping[str, str],
              replaces: str | None) -> Manifest:  # fmt: skip
     """The record of the build `model`, whose `files` lie under their paths in the repository."""
-    facts, options = inputs.facts, inputs.options
+    facts = inputs.facts
     return Manifest(
         name=model.name,
         build=model.build,
