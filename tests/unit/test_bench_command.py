@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import pytest
 
-from fake_triton import FakeTriton, Refusal, Seen
+from fake_triton import FakeTriton, Refusal, Seen, slowly
 from tritext.cli import main
 
 COMMAND = [sys.executable, "-c", "from tritext.cli import main; main()", "bench"]
@@ -200,3 +200,14 @@ def test_ctrl_c_ends_it_without_a_word(server: FakeTriton) -> None:
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, "")
     assert "Traceback" not in err
+
+
+def test_it_loads_nothing_that_reads_checkpoints_or_draws() -> None:
+    probe = "import sys, tritext.bench.run; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=60)
+    assert not {"torch", "transformers", "onnx", "openvino", "matplotlib"} & set(done.stdout.split())
+
+
+def test_a_window_that_is_too_short_for_the_answers_is_told(server: FakeTriton) -> None:
+    server.behave = slowly(0.2)
+    assert "concurrency 4: answers take a good part of the 0.4 s" in bench(server, "--concurrency", 4).stdout

@@ -1,4 +1,4 @@
-"""Load on anything that can be awaited: a closed loop of so many at a time, or an open loop of random arrivals.
+"""Load on anything that can be awaited: a closed loop of so many at a time, or an open loop of arrivals at their times.
 
 In a **closed loop** each of `concurrency` callers sends its next request when it has its answer: the throughput of a
 server that is always busy. In an **open loop** requests come at their own times, as users do, whether or not earlier
@@ -12,13 +12,25 @@ Times are seconds on the event loop's clock. Run these with `run`, whose timers 
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, Final
 
 from tritext.bench.clock import run
 from tritext.bench.record import NOT_SENT, UNANSWERED, Failed, Log, Look, Run, Send
 
-__all__ = ["NOT_SENT", "UNANSWERED", "Failed", "Look", "Run", "Send", "Tick", "closed_loop", "open_loop", "run"]
+__all__ = [
+    "NOT_SENT",
+    "UNANSWERED",
+    "Failed",
+    "Look",
+    "Run",
+    "Send",
+    "Tick",
+    "closed_loop",
+    "open_loop",
+    "run",
+    "scheduled_loop",
+]
 
 Tick = Callable[[float, int, int], None]
 """Told several times a second: the seconds since the start, and how many were answered and how many failed."""
@@ -81,8 +93,38 @@ async def open_loop(
 ) -> Run:
     """Send `rate` requests a second for `warmup` seconds that do not count and `seconds` that do.
 
-    The gaps between them are exponential (a Poisson process), the same for the same `seed`. A request that finds
-    `cap` outstanding is not sent and counts as failed. Those still outstanding at the end get `drain` seconds.
+    The gaps between them are exponential (a Poisson process), the same for the same `seed`; for the rest see
+    `scheduled_loop`.
+    """
+    return await scheduled_loop(
+        send,
+        due=_poisson(rate, seed),
+        seconds=seconds,
+        warmup=warmup,
+        cap=cap,
+        requests=requests,
+        drain=drain,
+        look=look,
+        tick=tick,
+    )
+
+
+async def scheduled_loop(
+    send: Send,
+    *,
+    due: Iterable[float],
+    seconds: float,
+    warmup: float,
+    cap: int,
+    requests: int | None = None,
+    drain: float = DRAIN,
+    look: Look | None = None,
+    tick: Tick | None = None,
+) -> Run:
+    """Send a request at each of the times `due`, in seconds since the start and ascending, answered or not.
+
+    Those of the first `warmup` seconds do not count, those after `warmup` and `seconds` are not sent. A request that
+    finds `cap` outstanding is not sent and counts as failed. Those still outstanding at the end get `drain` seconds.
     With `requests`, the window ends when so many were due.
     """
     log = Log(warmup, seconds)
@@ -90,20 +132,20 @@ async def open_loop(
 
     async def arrivals() -> None:
         """Send until the window ends, or until there were enough requests, which ends it."""
-        gaps, due, count = random.Random(seed), log.start, 0  # noqa: S311 - no secret
-        while True:
-            due += gaps.expovariate(rate)
-            count += due >= log.begin
+        count = 0
+        for offset in due:
+            when = log.start + offset
+            count += when >= log.begin
             if requests is not None and count > requests:
                 log.end = max(log.now(), log.begin)
-            if due >= log.end:
+            if when >= log.end:
                 return
-            await log.until(due)
+            await log.until(when)
             index = log.next_index()
             if len(outstanding) >= cap:
-                log.add(index, due, due, NOT_SENT)
+                log.add(index, when, when, NOT_SENT)
                 continue
-            task = asyncio.create_task(log.record(send, index, due))
+            task = asyncio.create_task(log.record(send, index, when))
             outstanding.add(task)
             task.add_done_callback(outstanding.discard)
 
@@ -117,6 +159,14 @@ async def open_loop(
         await _drain([sender], drain)  # it may be behind its times, where the machine has no time for it
         await _drain([*outstanding], drain)
     return log.run()
+
+
+def _poisson(rate: float, seed: int) -> Iterator[float]:
+    """The times of a Poisson process, without end."""
+    gaps, when = random.Random(seed), 0.0  # noqa: S311 - no secret
+    while True:
+        when += gaps.expovariate(rate)
+        yield when
 
 
 @contextlib.asynccontextmanager

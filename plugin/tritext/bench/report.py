@@ -17,6 +17,8 @@ _PACKAGES: Final = ("tritext", "grpcio", "tritonclient", "protobuf", "nvidia-pyt
 _NONE: Final = "\N{EN DASH}"
 # Later than this, and what was measured is the generator's delay as well.
 _LATE_MS: Final = 1.0
+# When an answer takes more of the window than this, the few that end in it are a rough measure of throughput.
+_LONG: Final = 0.2
 
 
 def document(command: str, about: dict[str, Any], measured: Sequence[Measured]) -> dict[str, Any]:
@@ -75,6 +77,12 @@ def _notes(each: Measured) -> list[Text]:
     notes = []
     for kind, count in each.client.failed.items():
         notes.append(Text(f"{each.load}: {count:,} of {each.client.requests:,} requests failed: {kind}", style="red"))
+    p50 = each.client.p50
+    if p50 is not None and p50 > _LONG * 1e3 * each.client.seconds:
+        sentence = (
+            f"{each.load}: answers take a good part of the {each.client.seconds:.1f} s; measure longer (--duration)"
+        )
+        notes.append(Text(sentence, style="yellow"))
     late = each.client.late_p99
     if late is not None and late > _LATE_MS and not isinstance(each.load, Closed):
         sentence = f"{each.load}: 1 % of the requests were sent {late:.1f} ms late or later; latencies contain it"
