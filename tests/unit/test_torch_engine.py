@@ -6,7 +6,8 @@ are the same here.
 
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -92,6 +93,15 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Cases:
     return cache(lambda name, head: case_of(tmp_path_factory.mktemp(name), ARCHITECTURES[name], head))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """For so small models two cost more than they give, on a busy machine ten times so."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def bert(cases: Cases) -> Case:
     return cases("bert", "single")
@@ -129,6 +139,20 @@ def test_who_shares_a_row_does_not_matter(bert: Case) -> None:
         assert np.abs(answer - alone[index]).max() < 1e-5 * bert.scale
         if index % 3 == 0:
             assert np.abs(answer - fewer[index // 3]).max() < 1e-5 * bert.scale
+
+
+@pytest.mark.parametrize("graphs", [(), (16, 64, 128)])
+@pytest.mark.parametrize("name", ["bert", "deberta-v2"])
+def test_threads_may_ask_at_once(name: str, graphs: tuple[int, ...], cases: Cases) -> None:
+    case = cases(name, "single")
+    runner = ENGINE.runner(case.artefact, RunnerOptions("fp32", threads=3, streams=3, engine={"graphs": graphs}))
+    texts = Texts.of(case.requests, case.inputs)
+    calls = list(Packed(64, 1).calls(texts, case.pad_id, per_text=True)) * 4
+    with ThreadPoolExecutor(6) as pool:
+        outputs = list(pool.map(lambda call: runner.run(call.arrays), calls))
+    for call, output in zip(calls, outputs, strict=True):
+        for index, logits in call.logits(output):
+            assert np.abs(logits - case.expected[index]).max() < 1e-4 * case.scale
 
 
 def test_half_precision_keeps_the_weights_of_the_artefact(bert: Case) -> None:

@@ -19,7 +19,8 @@ _WARM_UP: Final = 3  # calls before recording: libraries choose their algorithms
 class Fixed:
     """`forward` of inputs of certain `shapes`. Graphs of one `pool` share memory: use an output before the next run.
 
-    `example` holds inputs to record with, as `Staging.filled` gives them. RuntimeError where it cannot be recorded.
+    `example` holds inputs to record with, as `Staging.filled` gives them. It is recorded on the current stream, which
+    must not be a device's default one. RuntimeError where it cannot be recorded.
     """
 
     def __init__(self, forward: Forward, example: torch.Tensor, shapes: Shapes, device: torch.device, pool: Pool):
@@ -31,15 +32,10 @@ class Fixed:
             self._record(device, pool)
 
     def _record(self, device: torch.device, pool: Pool) -> None:
-        aside: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        usual = torch.cuda.current_stream(device)
-        aside.wait_stream(usual)
-        with torch.cuda.stream(aside):
-            for _ in range(_WARM_UP):
-                self._forward(self._inputs)
-        usual.wait_stream(aside)
+        for _ in range(_WARM_UP):
+            self._forward(self._inputs)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool):
+        with torch.cuda.device(device), torch.cuda.graph(graph, pool, torch.cuda.current_stream(device)):
             self._output = self._forward(self._inputs)
         self._graph = graph
 

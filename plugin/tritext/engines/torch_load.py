@@ -60,7 +60,10 @@ def load(folder: Path, device: torch.device, precision: Precision) -> Loaded:
         if report["missing_keys"]:
             raise EngineError(f"{folder} lacks weights. Build the model again.")  # noqa: TRY301
         _round(model.eval(), dtype)
-        return Loaded(model.to(device), packing, device, by_text)
+        model.to(device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # other streams than the one that copied will read the weights
+        return Loaded(model, packing, device, by_text)
     except EngineError:
         raise
     except Exception as error:  # whatever a damaged file or a device makes the loaders raise

@@ -6,8 +6,10 @@ same wherever it lies. The head of a text-level task gets each text's first toke
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import wraps
 from typing import Any, Final
 
 import torch
@@ -19,28 +21,51 @@ from tritext.engines.base import FIRST_TOKENS, POSITION_IDS, SEGMENT_IDS
 _DEBERTA: Final = ("deberta", "deberta-v2")
 
 
-def packed_logits(
-    model: PreTrainedModel, given: Mapping[str, torch.Tensor], *, position_offset: int, attention: Mapping[str, Any]
-) -> torch.Tensor:
-    """Logits [T, C], or [R, L, C] where no ``first_tokens`` are `given`, for the inputs of a packed graph.
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a model's parts are to be given in place of what its outermost module passes on."""
 
-    `attention` are further arguments of the base model, which keep texts apart: `block_diagonal`, or those of another
-    attention. Works for every model whose base takes ``position_ids`` or knows relative positions only, unless it
-    mixes neighbouring tokens other than by attention (a convolution).
+    inputs: Mapping[str, Any]
+    segments: torch.Tensor
+    first: torch.Tensor | None
+
+
+# Threads may ask the same model at once.
+_asked: Final[ContextVar[_Asked | None]] = ContextVar("asked", default=None)
+
+
+class PackedModel:
+    """`model`, prepared to be asked with packed rows. It still answers as before to whoever calls it itself.
+
+    Works for every model whose base takes ``position_ids`` or knows relative positions only, unless it mixes
+    neighbouring tokens other than by attention (a convolution). `position_offset` is the id of a first position.
     """
-    base = model.base_model
-    base_forward = base.forward
-    inputs = {name: given[name] for name in (contract.INPUT_IDS.name, contract.TOKEN_TYPE_IDS.name) if name in given}
-    if POSITION_IDS in inspect.signature(type(base).forward).parameters:
-        inputs[POSITION_IDS] = given[POSITION_IDS].long() + position_offset
 
-    def answer(*_: Any, **__: Any) -> Any:
-        output = base_forward(**inputs, **attention)
-        return _first_tokens(base, output, given[FIRST_TOKENS]) if FIRST_TOKENS in given else output
+    def __init__(self, model: PreTrainedModel, position_offset: int) -> None:
+        self.model = model
+        self._offset = position_offset
+        base: Any = model.base_model
+        self._takes_positions = POSITION_IDS in inspect.signature(type(base).forward).parameters
+        base.forward = _answering(base, base.forward)
+        if model.config.model_type in _DEBERTA:
+            base.embeddings.forward = _told_of_padding(base.embeddings.forward)
 
-    with _replaced(base, answer), _deberta_embeddings(model, given[SEGMENT_IDS]):
-        logits: torch.Tensor = model(input_ids=inputs[contract.INPUT_IDS.name]).logits
-    return logits
+    def logits(self, given: Mapping[str, torch.Tensor], attention: Mapping[str, Any]) -> torch.Tensor:
+        """Logits [T, C], or [R, L, C] where no ``first_tokens`` are `given`, for the inputs of a packed graph.
+
+        `attention` are further arguments of the base model, which keep texts apart: `block_diagonal`, or those of
+        another attention.
+        """
+        names = (contract.INPUT_IDS.name, contract.TOKEN_TYPE_IDS.name)
+        inputs = {name: given[name] for name in names if name in given}
+        if self._takes_positions:
+            inputs[POSITION_IDS] = given[POSITION_IDS].long() + self._offset
+        token = _asked.set(_Asked({**inputs, **attention}, given[SEGMENT_IDS], given.get(FIRST_TOKENS)))
+        try:
+            logits: torch.Tensor = self.model(input_ids=given[contract.INPUT_IDS.name]).logits
+        finally:
+            _asked.reset(token)
+        return logits
 
 
 def block_diagonal(model: PreTrainedModel, segments: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -66,28 +91,24 @@ def _first_tokens(base: Any, output: Any, first: torch.Tensor) -> Any:
     return output
 
 
-@contextmanager
-def _replaced(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    original = module.forward
-    module.forward = forward
-    try:
-        yield
-    finally:
-        module.forward = original
+def _answering(base: Any, original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        asked = _asked.get()
+        if asked is None:
+            return original(*args, **kwargs)
+        output = original(**asked.inputs)
+        return output if asked.first is None else _first_tokens(base, output, asked.first)
+
+    return forward
 
 
-@contextmanager
-def _deberta_embeddings(model: PreTrainedModel, segments: torch.Tensor) -> Iterator[None]:
+def _told_of_padding(original: Callable[..., Any]) -> Callable[..., Any]:
     """DeBERTa also blanks out padding in its embeddings, by the mask, which must be [R, L] there."""
-    if model.config.model_type not in _DEBERTA:
-        yield
-        return
-    embeddings: Any = model.base_model.embeddings
-    original = embeddings.forward
 
-    def forward(*args: Any, mask: Any = None, **kwargs: Any) -> Any:
-        del mask
-        return original(*args, mask=segments > 0, **kwargs)
+    @wraps(original)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        asked = _asked.get()
+        return original(*args, **(kwargs if asked is None else {**kwargs, "mask": asked.segments > 0}))
 
-    with _replaced(embeddings, forward):
-        yield
+    return forward

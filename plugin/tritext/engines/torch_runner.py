@@ -6,8 +6,8 @@ as they come, with a mask that keeps their texts apart.
 
 import logging
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Final, Self
 
 import numpy as np
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from tritext import contract
 from tritext.engines import torch_attention
 from tritext.engines.base import FIRST_TOKENS, POSITION_IDS, SEGMENT_IDS, IntArray, RunnerOptions
-from tritext.engines.torch_flat import STARTS, Flat, Shape, fitting
-from tritext.engines.torch_graph import Fixed, pool_for
+from tritext.engines.machine import usable_cores
+from tritext.engines.torch_flat import STARTS, Flat, Shape
+from tritext.engines.torch_lane import Lane
 from tritext.engines.torch_load import Loaded, load
-from tritext.engines.torch_packing import block_diagonal, packed_logits
-from tritext.engines.torch_staging import Staging
+from tritext.engines.torch_packing import PackedModel, block_diagonal
 from tritext.errors import EngineError
 
 _log: Final = logging.getLogger("tritext")
@@ -33,13 +33,20 @@ _OPTIONS: Final = frozenset({"device", "graphs"})
 
 
 class TorchRunner:
-    """A model on one device; `graphs` are the numbers of tokens that it holds a call of fixed size ready for."""
+    """A model on one device, for `streams` threads at once.
 
-    def __init__(self, loaded: Loaded, graphs: Sequence[int]) -> None:
-        self._model, self._packing, self._by_text = loaded.model, loaded.packing, loaded.by_text
-        self._device = loaded.device
-        self._staging = Staging(loaded.device)
-        self._fixed = self._prepared(sorted(graphs)) if loaded.packing.packed else {}
+    `graphs` are the numbers of tokens that it holds calls of fixed size ready for.
+    """
+
+    def __init__(self, loaded: Loaded, streams: int, graphs: Sequence[int]) -> None:
+        self._loaded = loaded
+        self._packed = PackedModel(loaded.model, loaded.packing.position_offset) if loaded.packing.packed else None
+        self._lanes: SimpleQueue[Lane] = SimpleQueue()
+        lanes = [Lane(loaded.device) for _ in range(streams)]
+        if self._packed and graphs:
+            self._prepare(lanes, graphs)
+        for lane in lanes:
+            self._lanes.put(lane)
 
     @classmethod
     def load(cls, path: Path, options: RunnerOptions) -> Self:
@@ -50,71 +57,66 @@ class TorchRunner:
         if unknown := set(options.engine) - _OPTIONS:
             raise EngineError(f"The engine torch has no option {', '.join(sorted(unknown))}; it has device and graphs.")
         device = _device(options.engine.get("device"))
-        if options.threads is not None:
-            torch.set_num_threads(options.threads)
+        if options.threads is not None or options.streams > 1:
+            torch.set_num_threads(max(1, (options.threads or usable_cores()) // options.streams))
         torch.set_float32_matmul_precision("highest")  # no TF32: fp32 means within rounding of the checkpoint
         loaded = load(path, device, options.precision)
         usual = () if device.type != "cuda" else _GRAPHS if loaded.by_text else _MASKED_GRAPHS
-        return cls(loaded, options.engine.get("graphs", usual))
+        return cls(loaded, options.streams, options.engine.get("graphs", usual))
 
     def run(self, arrays: Mapping[str, IntArray]) -> NDArray[np.float32]:
-        """Logits of the graph's shape."""
-        with torch.inference_mode():
-            if not self._packing.packed:
-                given = self._staging.to_device({name: arrays[name] for name in self._packing.inputs})
-                return self._staging.to_host(self._model(**given).logits)
-            flat = Flat.of(arrays)
-            if shape := fitting(flat, list(self._fixed)):
-                pieces = flat.padded(shape).pieces
-                return self._answer(flat, self._fixed[shape].run(self._staging.filled(pieces)))
-            if self._by_text:
-                given = self._staging.to_device(flat.pieces)
-                return self._answer(flat, self._logits(given, flat.longest))
-            given = self._staging.to_device(arrays)
-            return self._staging.to_host(self._logits(given, flat.longest))
+        """Logits of the graph's shape; EngineError where the device cannot, for want of memory above all."""
+        lane = self._lanes.get()
+        try:
+            with lane.open():
+                return self._run(lane, arrays)
+        except RuntimeError as error:
+            detail = str(error).strip().split("\n", maxsplit=1)[0]
+            raise EngineError(f"PyTorch cannot run the model: {detail}") from error
+        finally:
+            self._lanes.put(lane)
 
-    def _logits(self, given: Mapping[str, torch.Tensor], longest: int) -> torch.Tensor:
+    def _run(self, lane: Lane, arrays: Mapping[str, IntArray]) -> NDArray[np.float32]:
+        if self._packed is None:
+            return lane.rows(self._padded, {name: arrays[name] for name in self._loaded.packing.inputs})
+        flat = Flat.of(arrays)
+        if (logits := lane.fixed(flat)) is not None:
+            return logits
+        if self._loaded.by_text:
+            return lane.flat(self._logits, flat)
+        return lane.rows(self._logits, arrays)
+
+    def _padded(self, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        logits: torch.Tensor = self._loaded.model(**given).logits
+        return logits
+
+    def _logits(self, given: Mapping[str, torch.Tensor], longest: int = 0) -> torch.Tensor:
+        """For packed inputs; `longest` text, where attention goes by text."""
+        assert self._packed is not None  # noqa: S101  # for the type checker
         attention: Mapping[str, Any] = (
             torch_attention.arguments(given[STARTS], longest)
-            if self._by_text
-            else block_diagonal(self._model, given[SEGMENT_IDS])
+            if self._loaded.by_text
+            else block_diagonal(self._loaded.model, given[SEGMENT_IDS])
         )
-        offset = self._packing.position_offset
-        return packed_logits(self._model, given, position_offset=offset, attention=attention)
+        return self._packed.logits(given, attention)
 
-    def _answer(self, flat: Flat, logits: torch.Tensor) -> NDArray[np.float32]:
-        """Of a call of fixed size, only what belongs to the texts."""
-        found = self._staging.to_host(logits)
-        return found[: flat.texts] if FIRST_TOKENS in flat.pieces else flat.rows(found[0])
+    def _prepare(self, lanes: Sequence[Lane], graphs: Sequence[int]) -> None:
+        shapes, example = [Shape.of(tokens) for tokens in graphs], Flat.of(_example(self._loaded.packing.inputs))
+        try:
+            for lane in lanes:
+                lane.prepare(self._logits, example, shapes)
+        except RuntimeError as error:  # the model does what cannot be recorded: it runs all the same
+            detail = str(error).strip().split("\n", maxsplit=1)[0]
+            _log.warning("The model runs without CUDA graphs, so small calls take longer. %s", detail)
 
-    def _prepared(self, graphs: Sequence[int]) -> dict[Shape, Fixed]:
-        """In ascending order. The largest is made first, so that the others find room in its memory."""
-        pool, fixed = pool_for(self._device), {}
-        for shape in map(Shape.of, reversed(graphs)):
-            pieces = Flat.of(self._example()).padded(shape).pieces
-            try:
-                with torch.inference_mode():
-                    fixed[shape] = Fixed(
-                        partial(self._logits, longest=shape.tokens),
-                        self._staging.filled(pieces),
-                        {name: piece.shape for name, piece in pieces.items()},
-                        self._device,
-                        pool,
-                    )
-            except RuntimeError as error:  # the model does what cannot be recorded: it runs all the same
-                detail = str(error).strip().split("\n", maxsplit=1)[0]
-                _log.warning("The model runs without CUDA graphs, so small calls take longer. %s", detail)
-                return {}
-        return dict(reversed(fixed.items()))
 
-    def _example(self) -> dict[str, IntArray]:
-        """One text of one token."""
-        names = [contract.INPUT_IDS.name, contract.TOKEN_TYPE_IDS.name, FIRST_TOKENS]
-        kept = [name for name in names if name in self._packing.inputs]
-        shapes = {name: (1,) if name == FIRST_TOKENS else (1, 1) for name in kept}
-        arrays = {name: np.zeros(shape, dtype=np.int32) for name, shape in shapes.items()}
-        ones = np.ones((1, 1), dtype=np.int32)
-        return {**arrays, POSITION_IDS: ones - 1, SEGMENT_IDS: ones}
+def _example(inputs: Sequence[str]) -> dict[str, IntArray]:
+    """One text of one token."""
+    names = (contract.INPUT_IDS.name, contract.TOKEN_TYPE_IDS.name, FIRST_TOKENS)
+    shapes = {name: (1,) if name == FIRST_TOKENS else (1, 1) for name in names if name in inputs}
+    arrays = {name: np.zeros(shape, dtype=np.int32) for name, shape in shapes.items()}
+    ones = np.ones((1, 1), dtype=np.int32)
+    return {**arrays, POSITION_IDS: ones - 1, SEGMENT_IDS: ones}
 
 
 def _device(name: str | None) -> torch.device:
