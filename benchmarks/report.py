@@ -1,21 +1,23 @@
 """What every result says of the machine and the versions it was measured with."""
 
 import json
-import os
-import platform
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
+from tritext.bench.environment import machine, versions
+
 RESULTS: Final = Path(__file__).parent / "results"
-_PACKAGES: Final = ("tritext", "nvidia-pytriton", "openvino", "onnxruntime", "tokenizers", "torch", "transformers")
-
-
-def processor() -> str:
-    """The processor's name, as Linux tells it."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+_PACKAGES: Final = (
+    "tritext",
+    "nvidia-pytriton",
+    "openvino",
+    "nncf",
+    "onnxruntime",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
 
 
 def write(name: str, command: str, figures: dict[str, Any]) -> Path:
@@ -23,8 +25,8 @@ def write(name: str, command: str, figures: dict[str, Any]) -> Path:
     document = {
         "command": command,
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version()},
-        "versions": {package: metadata.version(package) for package in _PACKAGES},
+        "machine": machine(),
+        "versions": versions(_PACKAGES),
         **figures,
     }
     path = RESULTS / f"{name}.json"

@@ -23,15 +23,15 @@ from tritext.serve import Server
 RUNS, TEXTS = 7, 200
 
 
-def step_processes(server: Server) -> dict[str, int]:
-    """Process id of each Python-backend step, by its model's name."""
+def step_processes(server: Server) -> dict[str, list[int]]:
+    """Process ids of each Python-backend step, by its model's name; an encoder has one for each instance."""
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text(encoding="ascii")
-    found = {}
+    found: dict[str, list[int]] = {}
     for pid in children.split():
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         for argument in arguments:
             if argument.endswith(b"model.py"):
-                found[Path(argument.decode()).parents[1].name] = int(pid)
+                found.setdefault(Path(argument.decode()).parents[1].name, []).append(int(pid))
     return found
 
 
@@ -53,7 +53,8 @@ def one_run(repository: Path, name: str) -> tuple[float, dict[str, float]]:
         with Client(server.grpc_url) as client:
             client.classify(name, ["A text of ordinary length, as people write it."] * TEXTS)
         processes = step_processes(server)
-        memory = {role: private_megabytes(processes[step_name(name, role, model.build)]) for role in ROLES}
+        pids = {role: processes[step_name(name, role, model.build)] for role in ROLES}
+        memory = {role: sum(map(private_megabytes, each)) for role, each in pids.items()}
     return seconds, memory
 
 

@@ -98,9 +98,12 @@ class _Counters:
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        while not self._stopped.wait(_TOLD_EVERY):
+        try:
+            while not self._stopped.wait(_TOLD_EVERY):
+                self._tell()
             self._tell()
-        self._tell()
+        except Exception as error:  # noqa: BLE001 - Triton is ending, or has no metrics: nobody is left to be told
+            logging.getLogger("tritext").info("Counting ends: %s", error)
 
     def _tell(self) -> None:
         counts = replace(self._stage.counts)
