@@ -43,10 +43,11 @@ def differences(pipeline: Pipeline, reference: Reference) -> tuple[float, float]
 
 def in_precision(precision: str, model: BuiltModel) -> Pipeline:
     """`model` with OpenVINO in another precision than it was built for: weights lie in fp32 in any case."""
-    settings = replace(EngineSettings.read(model.step("encoder")), precision=precision)
-    runner = ENGINES["openvino"].runner(model.step("encoder") / settings.artefact, settings)
+    settings = EngineSettings.read(model.step("encoder"))
+    variant = replace(settings.variants[0], precision=precision)
+    encoder = EncoderStage.of(settings, variant, model.step("encoder"))
     tokenizer, postprocess = model.step("tokenizer"), model.step("postprocess")
-    return Pipeline(TokenizerStage.load(tokenizer), EncoderStage(settings, runner), PostprocessStage.load(postprocess))
+    return Pipeline(TokenizerStage.load(tokenizer), encoder, PostprocessStage.load(postprocess))
 
 
 def test_every_engine_is_compared() -> None:

@@ -31,6 +31,7 @@ ABSOLUTE = ("bert", "distilbert", "electra", "albert", "deberta-v2.convolved")  
 BY_IDS = ("roberta", "xlm-roberta", "camembert", "mpnet")  # position ids count the tokens that are not padding
 RELATIVE = ("deberta-v2",)
 EVERY = (*ABSOLUTE, *BY_IDS, *RELATIVE)
+PACKED = tuple(name for name in EVERY if name != "deberta-v2.convolved")  # that one has a row for each text
 TYPED = ("bert", "electra", "deberta-v2.convolved")  # token types in the tokenizer and in the model
 
 Arrays = dict[str, NDArray[np.int32]]
@@ -78,14 +79,20 @@ def replacing(place: Any, name: str, value: Any) -> Break:
     return lambda monkeypatch, _: monkeypatch.setattr(place, name, value)
 
 
+def segments_of(arrays: Arrays) -> NDArray[np.int32]:
+    """The number of the text that each position [R, L] belongs to, 0 for padding, of a packed or a padded call."""
+    return arrays["segment_ids" if "segment_ids" in arrays else "attention_mask"]
+
+
 def per_row(change: Callable[[NDArray[Any], int], NDArray[Any]]) -> Callable[[Arrays], Arrays]:
     """Change each row [L] of each input; `change` also gets its number of real tokens."""
 
     def apply(arrays: Arrays) -> Arrays:
-        sizes = arrays["attention_mask"].sum(axis=1)
+        sizes = (segments_of(arrays) > 0).sum(axis=1)
         return {
             name: np.stack([change(row, size) for row, size in zip(array, sizes, strict=True)])
             for name, array in arrays.items()
+            if array.ndim == 2
         }
 
     return apply
@@ -95,14 +102,25 @@ def per_token_logits(change: Callable[[NDArray[Any], int], NDArray[Any]]) -> Cal
     """Change the logits [L, C] of each row where there are logits for each token."""
 
     def apply(logits: Logits, arrays: Arrays) -> Logits:
-        sizes = arrays["attention_mask"].sum(axis=1)
+        sizes = (segments_of(arrays) > 0).sum(axis=1)
         return np.stack([change(row, size) for row, size in zip(logits, sizes, strict=True)])
 
     return lambda logits, arrays: apply(logits, arrays) if logits.ndim == 3 else logits
 
 
-def reverse(row: NDArray[Any], size: int) -> NDArray[Any]:
-    return np.concatenate([row[:size][::-1], row[size:]])
+def reversed_in_texts(array: NDArray[Any], arrays: Arrays) -> NDArray[Any]:
+    """`array` [R, L, …] with the tokens of each text in reverse order."""
+    changed = array.copy()
+    for row, segments in enumerate(segments_of(arrays)):
+        for segment in range(1, segments.max() + 1):
+            (places,) = np.nonzero(segments == segment)
+            changed[row, places] = array[row, places[::-1]]
+    return changed
+
+
+def reverse_tokens(arrays: Arrays) -> Arrays:
+    names = [name for name in ("input_ids", "token_type_ids") if name in arrays]
+    return {**arrays, **{name: reversed_in_texts(arrays[name], arrays) for name in names}}
 
 
 def to_the_right(row: NDArray[Any], size: int) -> NDArray[Any]:
@@ -116,8 +134,8 @@ def to_the_left(row: NDArray[Any], size: int) -> NDArray[Any]:
 def padded_left(pad_id: int | None) -> Callable[[Arrays], Arrays]:
     def apply(arrays: Arrays) -> Arrays:
         if pad_id is not None:
-            ids, mask = arrays["input_ids"], arrays["attention_mask"]
-            arrays["input_ids"] = np.where(mask == 1, ids, np.int32(pad_id))
+            ids, mask = arrays["input_ids"], segments_of(arrays)
+            arrays["input_ids"] = np.where(mask > 0, ids, np.int32(pad_id))
         return per_row(to_the_right)(arrays)
 
     return apply
@@ -128,7 +146,36 @@ def with_other(array_name: str, change: Callable[[Arrays], NDArray[Any]]) -> Cal
 
 
 def pad_with_noise(arrays: Arrays) -> NDArray[Any]:
-    return np.where(arrays["attention_mask"] == 1, arrays["input_ids"], np.int32(7))
+    return np.where(segments_of(arrays) > 0, arrays["input_ids"], np.int32(7))
+
+
+def see_everything(arrays: Arrays) -> Arrays:
+    names = [name for name in ("segment_ids", "attention_mask") if name in arrays]
+    return {**arrays, **{name: np.ones_like(arrays[name]) for name in names}}
+
+
+def shift_positions(arrays: Arrays) -> Arrays:
+    """Where they are told, each is one too low; where they are counted, padding comes first."""
+    if "position_ids" not in arrays:
+        return padded_left(7)(arrays)
+    return {**arrays, "position_ids": np.maximum(arrays["position_ids"] - 1, 0)}
+
+
+def unshift_logits(logits: Logits, arrays: Arrays) -> Logits:
+    return logits if "position_ids" in arrays else per_token_logits(to_the_left)(logits, arrays)
+
+
+def read_elsewhere(arrays: Arrays) -> Arrays:
+    """The head of a whole text gets another token than the first."""
+    if "first_tokens" in arrays:
+        return {**arrays, "first_tokens": arrays["first_tokens"] + 1}
+    return padded_left(None)(arrays)
+
+
+def go_on_counting(arrays: Arrays) -> NDArray[Any]:
+    longest = arrays["position_ids"].max()  # beyond it there may be none
+    return np.broadcast_to(np.minimum(np.arange(arrays["input_ids"].shape[1], dtype=np.int32), longest),
+                           arrays["input_ids"].shape).copy()  # fmt: skip
 
 
 def kept_but(**changes: Any) -> Callable[..., NDArray[np.intp]]:
@@ -151,29 +198,42 @@ def offsets_by_one(row: Encoded) -> Encoded:
 
 @dataclass(frozen=True)
 class Mutation:
-    """`unnoticed`: on these architectures the answers must stay right. `heads`: what it can be tried on."""
+    """`unnoticed`: on these architectures the answers must stay right. `heads`, `names`: what it can be tried on."""
 
     apply: Break
     unnoticed: tuple[str, ...] = ()
     heads: tuple[str, ...] = ("single", "tokens")
+    names: tuple[str, ...] = EVERY
 
 
 MUTATIONS: Mapping[str, Mutation] = {
-    "the mask is dropped": Mutation(
-        around_engine(with_other("attention_mask", lambda arrays: np.ones_like(arrays["attention_mask"])))
+    "the mask is dropped": Mutation(around_engine(see_everything)),
+    "two texts of a row see each other": Mutation(
+        around_engine(with_other("segment_ids", lambda arrays: (arrays["segment_ids"] + 1) // 2)), names=PACKED
+    ),
+    "positions go on from text to text": Mutation(
+        around_engine(with_other("position_ids", go_on_counting)), unnoticed=RELATIVE, names=PACKED
+    ),
+    # Which number a text has in its row is nothing to anybody.
+    "texts are numbered backwards": Mutation(
+        around_engine(with_other("segment_ids", lambda arrays: -arrays["segment_ids"] % 1000)), unnoticed=PACKED,
+        names=PACKED,
     ),
     # Behind the mask and behind the text, nobody sees what the padding is.
     "padding is another token": Mutation(around_engine(with_other("input_ids", pad_with_noise)), unnoticed=EVERY),
-    "tokens are in reverse order": Mutation(around_engine(per_row(reverse), per_token_logits(reverse))),
-    # Sequence heads read the first position.
-    "padding is on the left": Mutation(around_engine(padded_left(None)), heads=("single",)),
-    # Token heads read their own position, so only position ids shift; some models leave padding out, one has none.
+    "tokens are in reverse order": Mutation(
+        around_engine(
+            reverse_tokens,
+            lambda logits, arrays: reversed_in_texts(logits, arrays) if logits.ndim == 3 else logits,
+        )
+    ),
+    "the first token is another": Mutation(around_engine(read_elsewhere), heads=("single",)),
+    # Token heads read their own position. Packed rows are told all positions, so that a row may lie anywhere.
     "padding is on the left, logits are read there": Mutation(
-        around_engine(padded_left(None), per_token_logits(to_the_left)), unnoticed=(*BY_IDS, *RELATIVE),
-        heads=("tokens",),
+        around_engine(padded_left(None), per_token_logits(to_the_left)), unnoticed=PACKED, heads=("tokens",)
     ),
     "positions are shifted": Mutation(
-        around_engine(padded_left(7), per_token_logits(to_the_left)), unnoticed=RELATIVE, heads=("tokens",)
+        around_engine(shift_positions, unshift_logits), unnoticed=RELATIVE, heads=("tokens",)
     ),
     # The others' tokenizers give no token types, or their models have none (DeBERTa-v3).
     "token types are zero": Mutation(
@@ -220,7 +280,7 @@ CASES = [
     pytest.param(mutation, name, head, id=f"{mutation}-{name}.{head}")
     for mutation, it in MUTATIONS.items()
     for head in it.heads
-    for name in (("bert",) if head in {"multi", "regression"} else EVERY)
+    for name in (("bert",) if head in {"multi", "regression"} else it.names)
 ]
 
 
