@@ -67,7 +67,7 @@ def enter(peer: Peer, name: str, source: Path, texts: prepare.Texts, stack: Exit
             peer = replace(peer, precision=first.precision, title=f"{peer.title} ({first.engine})")
     log = ENVIRONMENTS / "logs" / name / f"{peer.name}.log"
     running = stack.enter_context(Running(command, log, prepare.environment(peer)))
-    entrant = Entrant(peer, port, running)
+    entrant = Entrant(peer=peer, port=port, running=running)
     try:
         checked = measure.answers_rightly(entrant, texts)
         measure.warm_up(entrant, texts, WARM_UP)

@@ -39,17 +39,23 @@ class Load:
         return f"{self.level:g} at a time" if self.loop == "closed" else f"{self.level:g}/s"
 
 
-@dataclass
-class Entrant:
-    """A server under measurement: `capacity` in texts/s as far as known, and by load what each round showed."""
+@dataclass(kw_only=True)
+class Record:
+    """What was seen of one server: by load, the figures and the latencies (s) of each round."""
 
     peer: Peer
-    port: int
-    running: Running
-    capacity: float = 0.0
     rounds: dict[Load, list[Summary]] = field(default_factory=dict)
     latencies: dict[Load, list[NDArray[np.float64]]] = field(default_factory=dict)
     idle_cores: list[float] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class Entrant(Record):
+    """A server under measurement; ``capacity`` is in texts/s, as its warm-up shows it."""
+
+    port: int
+    running: Running
+    capacity: float = 1.0
 
     @contextmanager
     def awake(self) -> Iterator[None]:

@@ -27,7 +27,7 @@ MAILS: Final = ROOT / "demo" / "texts" / "spam.txt"
 # ones so that any stretch of a few dozen has nearly the same mix. A slow server answers one stretch, a fast one all.
 TEXTS: Final = 377
 STRIDE: Final = 233
-TURN: Final = 89
+TURN: Final = 75
 SPECIAL: Final = 2  # [CLS] and [SEP]
 # A text nearer to the boundary than this may change its label by a low precision, which is no fault of a server.
 MARGIN: Final = 1.0

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from benchmarks.peers.catalogue import DEFAULT, Peer
-from benchmarks.peers.measure import Entrant, Load
+from benchmarks.peers.measure import Load, Record
 from benchmarks.peers.results import at_rates, best, figures, ratio, speed, verdicts
 from benchmarks.peers.setup import requirements
 from tritext.bench.environment import machine
@@ -33,7 +33,7 @@ def _normal(package: str) -> str:
 
 
 def document(
-    entrants: Mapping[str, Entrant], absent: Mapping[str, str], about: Mapping[str, Any], checkpoint: str
+    records: Mapping[str, Record], absent: Mapping[str, str], about: Mapping[str, Any], checkpoint: str
 ) -> dict[str, Any]:
     """Everything, for JSON."""
     return {
@@ -41,25 +41,25 @@ def document(
         "machine": machine(),
         **about,
         "units": {"times": "milliseconds", "rates": "per second", "tokens": "real tokens, no padding"},
-        "verdicts": verdicts(entrants, checkpoint),
-        "at_rates": at_rates(entrants),
-        "servers": {name: _server(entrant) for name, entrant in entrants.items()},
+        "verdicts": verdicts(records, checkpoint),
+        "at_rates": at_rates(records),
+        "servers": {name: _server(record) for name, record in records.items()},
         "absent": dict(absent),
     }
 
 
-def _server(entrant: Entrant) -> dict[str, Any]:
-    peer = entrant.peer
+def _server(record: Record) -> dict[str, Any]:
+    peer = record.peer
     return {
         "title": peer.title,
         "family": peer.family,
         "precision": peer.precision,
         "versions": versions(peer),
-        "idle_cores": round(median(entrant.idle_cores), 4) if entrant.idle_cores else None,
-        "best": str(best(entrant)),
+        "idle_cores": round(median(record.idle_cores), 4) if record.idle_cores else None,
+        "best": str(best(record)),
         "loads": [
-            {"loop": load.loop, "level": load.level, **_rounded(asdict(figures(entrant, load)))}
-            for load in sorted(entrant.rounds)
+            {"loop": load.loop, "level": load.level, **_rounded(asdict(figures(record, load)))}
+            for load in sorted(record.rounds)
         ],
     }
 
@@ -68,39 +68,58 @@ def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: round(value, 3) if isinstance(value, float) else value for name, value in values.items()}
 
 
-def tables(entrants: Mapping[str, Entrant], absent: Mapping[str, str], checkpoint: str) -> RenderableType:
-    """Throughput, latency at rates, verdicts, and who could not take part."""
-    parts: list[RenderableType] = [_throughput(entrants), "", _rates(entrants), "", _verdicts(entrants, checkpoint)]
+def tables(records: Mapping[str, Record], absent: Mapping[str, str], checkpoint: str) -> RenderableType:
+    """Throughput, latencies, latencies at rates, the ratios aimed at, who was what, and who could not take part."""
+    parts: list[RenderableType] = []
+    for table in (_throughput(records), _latency(records), _rates(records), _verdicts(records, checkpoint)):
+        parts += [table, ""]
+    parts += [_about(record.peer) for record in records.values()]
     parts += [f"[yellow]{name} took no part:[/yellow] {reason}" for name, reason in absent.items()]
     return Group(*parts)
 
 
-def _throughput(entrants: Mapping[str, Entrant]) -> Table:
-    closed = sorted({load for entrant in entrants.values() for load in entrant.rounds if load.loop == "closed"})
-    columns = [column for load in closed for column in (f"tokens/s, {load}", "p50 ms", "p99 ms")]
-    table = _table("server", "precision", *columns, "failed", f"{DEFAULT} to it", "versions")
-    default = entrants.get(DEFAULT)
-    for entrant in entrants.values():
-        peer, measured = entrant.peer, [figures(entrant, load) for load in closed if load in entrant.rounds]
-        cells = [cell for each in measured for cell in (f"{each.tokens_per_second:,.0f}", _ms(each.p50), _ms(each.p99))]
-        times = f"{ratio(speed(default), speed(entrant)):.2f}" if default else _NONE
-        known = " ".join(f"{package} {version}" for package, version in versions(peer).items())
-        failed = str(sum(each.failed for each in measured))
-        table.add_row(peer.title, str(peer.precision), *cells, failed, times, known)
+def _closed(records: Mapping[str, Record]) -> list[Load]:
+    return sorted({load for record in records.values() for load in record.rounds if load.loop == "closed"})
+
+
+def _throughput(records: Mapping[str, Record]) -> Table:
+    closed = _closed(records)
+    table = _table("tokens/s", "precision", *map(str, closed), "failed", f"{DEFAULT} to it")
+    default = records.get(DEFAULT)
+    for name, record in records.items():
+        measured = [figures(record, load) for load in closed]
+        times = f"{ratio(speed(default), speed(record)):.2f}" if default else _NONE
+        failed = f"{sum(each.failed for each in measured):,}"
+        cells = [f"{each.tokens_per_second:,.0f}" for each in measured]
+        table.add_row(name, str(record.peer.precision), *cells, failed, times)
     return table
 
 
-def _rates(entrants: Mapping[str, Entrant]) -> Table:
+def _latency(records: Mapping[str, Record]) -> Table:
+    closed = _closed(records)
+    table = _table("p50 and p99, ms", *(heading for load in closed for heading in (str(load), "")))
+    for name, record in records.items():
+        measured = [figures(record, load) for load in closed]
+        table.add_row(name, *(cell for each in measured for cell in (_ms(each.p50), _ms(each.p99))))
+    return table
+
+
+def _about(peer: Peer) -> str:
+    known = ", ".join(f"{package} {version}" for package, version in versions(peer).items())
+    return f"[bold]{peer.name}[/bold]: {peer.title}; {known}"
+
+
+def _rates(records: Mapping[str, Record]) -> Table:
     table = _table("at a rate of", "texts/s", "p50 ms", "p99 ms", f"{DEFAULT} p50", f"{DEFAULT} p99")
-    for row in at_rates(entrants):
+    for row in at_rates(records):
         times = [_ms(row[name]) for name in ("p50", "p99", "tritext_p50", "tritext_p99")]
         table.add_row(row["peer"], f"{row['rate']:g}", *times)
     return table
 
 
-def _verdicts(entrants: Mapping[str, Entrant], checkpoint: str) -> Table:
+def _verdicts(records: Mapping[str, Record], checkpoint: str) -> Table:
     table = _table("ratio of tokens/s", "tritext", "peer", "times", "aim", "")
-    for title, row in verdicts(entrants, checkpoint).items():
+    for title, row in verdicts(records, checkpoint).items():
         word = {True: "[green]met[/green]", False: "[red]missed[/red]", None: ""}[row["met"]]
         aim = _NONE if row["aim"] is None else f"{row['aim']:g}"
         table.add_row(title, row["tritext"], row["peer"], f"{row['ratio']:.2f}", aim, word)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.peers.catalogue import DEFAULT
-from benchmarks.peers.measure import Entrant, Load
+from benchmarks.peers.measure import Load, Record
 
 # What tritext is to be to the pipeline behind FastAPI, and to the best peer of its own precision.
 AIMS: Final = {"bert-base": 10.0, "minilm": 5.0}
@@ -36,11 +36,11 @@ class Figures:
     rounds: int
 
 
-def figures(entrant: Entrant, load: Load) -> Figures:
+def figures(record: Record, load: Load) -> Figures:
     """What all rounds together show."""
-    rounds = entrant.rounds[load]
+    rounds = record.rounds[load]
     tokens = [each.tokens_per_second for each in rounds]
-    latencies = np.concatenate(entrant.latencies[load])
+    latencies = np.concatenate(record.latencies[load])
     return Figures(
         tokens_per_second=median(tokens),
         tokens_per_second_min=min(tokens),
@@ -63,15 +63,15 @@ def percentile(seconds: NDArray[np.float64], percent: float) -> float | None:
     return 1e3 * value if np.isfinite(value) else None
 
 
-def best(entrant: Entrant) -> Load:
+def best(record: Record) -> Load:
     """The closed loop in which it answers most tokens a second."""
-    closed = [load for load in entrant.rounds if load.loop == "closed"]
-    return max(closed, key=lambda load: median(each.tokens_per_second for each in entrant.rounds[load]))
+    closed = [load for load in record.rounds if load.loop == "closed"]
+    return max(closed, key=lambda load: median(each.tokens_per_second for each in record.rounds[load]))
 
 
-def speed(entrant: Entrant) -> list[float]:
+def speed(record: Record) -> list[float]:
     """Tokens a second of each round, at its best load."""
-    return [each.tokens_per_second for each in entrant.rounds[best(entrant)]]
+    return [each.tokens_per_second for each in record.rounds[best(record)]]
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
@@ -79,47 +79,47 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return median(our / their if their else float("inf") for our, their in zip(ours, theirs, strict=True))
 
 
-def fastest(entrants: Sequence[Entrant]) -> Entrant:
+def fastest(records: Sequence[Record]) -> Record:
     """The one with most tokens a second."""
-    return max(entrants, key=lambda entrant: median(speed(entrant)))
+    return max(records, key=lambda record: median(speed(record)))
 
 
-def verdicts(entrants: Mapping[str, Entrant], checkpoint: str) -> dict[str, Any]:
+def verdicts(records: Mapping[str, Record], checkpoint: str) -> dict[str, Any]:
     """The ratios that the comparison is about, with what was aimed at; those whose servers took part."""
-    ours = [entrant for entrant in entrants.values() if entrant.peer.is_ours]
-    peers = [entrant for entrant in entrants.values() if not entrant.peer.is_ours]
-    like = [entrant for entrant in peers if entrant.peer.family == "like for like"]
+    ours = [record for record in records.values() if record.peer.is_ours]
+    peers = [record for record in records.values() if not record.peer.is_ours]
+    like = [record for record in peers if record.peer.family == "like for like"]
     found: dict[str, Any] = {}
-    if DEFAULT in entrants and "fastapi" in entrants:
-        found["default against FastAPI + pipeline"] = _verdict(entrants[DEFAULT], entrants["fastapi"], AIMS[checkpoint])
-    for precision in sorted({str(entrant.peer.precision) for entrant in like}):
-        same = [entrant for entrant in ours if entrant.peer.precision == precision]
+    if DEFAULT in records and "fastapi" in records:
+        found["default against FastAPI + pipeline"] = _verdict(records[DEFAULT], records["fastapi"], AIMS[checkpoint])
+    for precision in sorted({str(record.peer.precision) for record in like}):
+        same = [record for record in ours if record.peer.precision == precision]
         if same:
-            rival = fastest([entrant for entrant in like if entrant.peer.precision == precision])
+            rival = fastest([record for record in like if record.peer.precision == precision])
             found[f"{precision} against the best peer in {precision}"] = _verdict(same[0], rival, AIM_LIKE_FOR_LIKE)
     if ours and peers:
         found["best against best"] = _verdict(fastest(ours), fastest(peers), None)
     return found
 
 
-def _verdict(ours: Entrant, theirs: Entrant, aim: float | None) -> dict[str, Any]:
+def _verdict(ours: Record, theirs: Record, aim: float | None) -> dict[str, Any]:
     value = ratio(speed(ours), speed(theirs))
     met = None if aim is None else value >= aim
     return {"tritext": ours.peer.name, "peer": theirs.peer.name, "ratio": round(value, 2), "aim": aim, "met": met}
 
 
-def at_rates(entrants: Mapping[str, Entrant]) -> list[dict[str, Any]]:
+def at_rates(records: Mapping[str, Record]) -> list[dict[str, Any]]:
     """Every rate at which a peer was asked and which it carried: its latencies and those of the default tritext."""
     rows: list[dict[str, Any]] = []
-    default = entrants.get(DEFAULT)
-    for entrant in entrants.values():
-        for load in sorted(load for load in entrant.rounds if load.loop == "open"):
-            theirs = figures(entrant, load)
+    default = records.get(DEFAULT)
+    for record in records.values():
+        for load in sorted(load for load in record.rounds if load.loop == "open"):
+            theirs = figures(record, load)
             carried = not theirs.failed and theirs.texts_per_second >= CARRIED * load.level
-            if default is None or entrant.peer.is_ours or not carried or load not in default.rounds:
+            if default is None or record.peer.is_ours or not carried or load not in default.rounds:
                 continue
             ours = figures(default, load)
             better = None if ours.p99 is None or theirs.p99 is None else ours.p99 < theirs.p99
-            row = {"peer": entrant.peer.name, "rate": load.level, "p50": theirs.p50, "p99": theirs.p99}
+            row = {"peer": record.peer.name, "rate": load.level, "p50": theirs.p50, "p99": theirs.p99}
             rows.append({**row, "tritext_p50": ours.p50, "tritext_p99": ours.p99, "tritext_better": better})
     return rows
