@@ -24,7 +24,8 @@ from tritext.bench.summary import Summary, summary
 
 START: Final = 180.0  # seconds until the first answer
 WARM_UP: Final = 16  # callers
-LONGEST: Final = 12.0  # seconds of a window or its warm-up
+LONGEST: Final = 8.0  # seconds of a window
+SETTLED: Final = 2.0  # seconds: a loop of callers is in its stride after two or three batches
 CAP: Final = 10_000  # requests outstanding
 
 
@@ -112,11 +113,11 @@ def warm_up(entrant: Entrant, texts: Texts, seconds: float) -> None:
 
 
 def window(load: Load, capacity: float, seconds: float) -> tuple[float, float]:
-    """Seconds that do not count and seconds that do: for slow servers, as many as the callers need to come round."""
+    """Seconds that do not count and seconds that do: for slow servers, as many as their callers need to come round."""
     if load.loop == "open":
         return 0.5 + 1 / load.level, min(max(seconds, 30 / load.level), LONGEST)
     cycle = load.level / capacity
-    return min(max(0.5, cycle), LONGEST), min(max(seconds, 1.5 * cycle), LONGEST)
+    return min(max(0.5, cycle), SETTLED), min(max(seconds, cycle), LONGEST)
 
 
 def visit(entrant: Entrant, others: Sequence[Entrant], texts: Texts, load: Load, seconds: float, number: int) -> None:
