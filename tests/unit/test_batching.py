@@ -1,69 +1,81 @@
-"""Micro-batches: every row once, within the budget, nothing read from padding."""
+"""Calls of padded rows: every text once, within the budget, nothing read from padding; and the stage above them."""
 
+from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tritext.engines.batching import TOKEN_BUDGET, Rows, micro_batches
+from tritext.engines.batching import AnyLayout, Call, Packed, Sorted, Texts, layout_from, layout_values
 from tritext.settings import EngineSettings
 from tritext.stages.base import Request
 from tritext.stages.encoder import EncoderStage
 
-lengths = st.lists(st.integers(1, 700), min_size=1, max_size=60).map(lambda values: np.array(values, dtype=np.int64))
+lengths = st.lists(st.integers(1, 700), min_size=1, max_size=60)
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
+PAD = 99
+
+
+def texts_of(sizes: list[int]) -> Texts:
+    """Texts of these lengths; each token is told by its value, and its type is the negative."""
+    ids = np.concatenate([[*1000 * index + np.arange(size)] for index, size in enumerate(sizes)], dtype=np.int32)
+    return Texts({"input_ids": ids, "token_type_ids": -ids}, np.array(sizes, dtype=np.int64))
+
+
+def calls_of(sizes: list[int], layout: Sorted, *, per_text: bool = False) -> list[Call]:
+    return list(layout.calls(texts_of(sizes), PAD, per_text=per_text))
 
 
 @given(lengths, st.integers(1, 800))
-def test_every_row_once_and_within_the_budget(sizes: NDArray[np.int64], budget: int) -> None:
-    batches = list(micro_batches(sizes, budget))
-    assert sorted(index for batch in batches for index in batch) == list(range(len(sizes)))
-    for batch in batches:
-        assert len(batch) == 1 or sizes[batch].max() * len(batch) <= budget
+def test_every_text_once_and_within_the_budget(sizes: list[int], budget: int) -> None:
+    calls = calls_of(sizes, Sorted(budget))
+    assert sorted(index for call in calls for index in call.indices) == list(range(len(sizes)))
+    for call in calls:
+        assert len(call.indices) == 1 or call.computed <= budget
+        assert call.arrays["input_ids"].shape == (len(call.indices), max(sizes[index] for index in call.indices))
 
 
 @given(lengths)
-def test_rows_of_like_length_are_together(sizes: NDArray[np.int64]) -> None:
-    ends = [(sizes[batch].min(), sizes[batch].max()) for batch in micro_batches(sizes)]
-    assert all(longest <= shortest for (_, longest), (shortest, _) in pairwise(ends))
+def test_texts_of_like_length_are_together(sizes: list[int]) -> None:
+    groups = [[sizes[index] for index in call.indices] for call in calls_of(sizes, Sorted())]
+    assert all(max(first) <= min(second) for first, second in pairwise(groups))
 
 
-def test_a_row_over_the_budget_is_alone_and_the_others_are_not() -> None:
-    batches = [batch.tolist() for batch in micro_batches(np.array([TOKEN_BUDGET + 1, 8, 8, 8]))]
-    assert batches == [[1, 2, 3], [0]]
+@given(lengths, st.integers(1, 800))
+def test_a_row_holds_its_text_and_then_padding(sizes: list[int], budget: int) -> None:
+    for call in calls_of(sizes, Sorted(budget)):
+        assert set(call.arrays) == set(NAMES)
+        assert {array.dtype for array in call.arrays.values()} == {np.dtype(np.int32)}
+        assert call.spans == [(row, 0, sizes[index]) for row, index in enumerate(call.indices)]
+        for row, index in enumerate(call.indices):
+            size, width = sizes[index], call.arrays["input_ids"].shape[1]
+            tokens = list(1000 * index + np.arange(size))
+            assert call.arrays["input_ids"][row].tolist() == tokens + [PAD] * (width - size)
+            assert call.arrays["token_type_ids"][row].tolist() == [-token for token in tokens] + [0] * (width - size)
+            assert call.arrays["attention_mask"][row].tolist() == [1] * size + [0] * (width - size)
+
+
+def test_a_text_over_the_budget_is_alone_and_the_others_are_not() -> None:
+    assert [call.indices for call in calls_of([513, 8, 8, 8], Sorted(512))] == [[1, 2, 3], [0]]
 
 
 def test_a_budget_is_used_up() -> None:
-    assert [len(batch) for batch in micro_batches(np.full(9, 128), 512)] == [4, 4, 1]
+    assert [len(call.indices) for call in calls_of([128] * 9, Sorted(512))] == [4, 4, 1]
 
 
-def test_no_rows_no_batches() -> None:
-    assert list(micro_batches(np.array([], dtype=np.int64))) == []
+def test_logits_of_whole_texts_are_in_the_order_of_their_rows() -> None:
+    (call,) = calls_of([3, 2, 1], Sorted(512), per_text=True)
+    assert call.spans is None
+    assert [(index, row.tolist()) for index, row in call.logits(np.arange(6, dtype=np.float32).reshape(3, 2))] == [
+        (2, [0, 1]), (1, [2, 3]), (0, [4, 5])
+    ]  # fmt: skip
 
 
-class Recorder:
-    """An engine whose logits [B, L, 2] are the ids and the types, so that each can be told."""
-
-    def __init__(self) -> None:
-        self.shapes: list[tuple[int, ...]] = []
-
-    def run(self, arrays: dict[str, NDArray[np.int32]]) -> NDArray[np.float32]:
-        assert set(arrays) == set(NAMES)
-        ids, mask, types = (arrays[name] for name in NAMES)
-        assert {array.dtype for array in arrays.values()} == {np.dtype(np.int32)}
-        assert (ids[mask == 0] == 99).all()
-        assert (types[mask == 0] == 0).all()
-        self.shapes.append(ids.shape)
-        return np.stack([ids, types], axis=-1).astype(np.float32)
-
-
-class FirstToken(Recorder):
-    """One whose logits [B, 2] are of the first token."""
-
-    def run(self, arrays: dict[str, NDArray[np.int32]]) -> NDArray[np.float32]:
-        return super().run(arrays)[:, 0]
+# --- the texts of requests ---------------------------------------------------------------------------------------
 
 
 def request(rows: list[list[int]]) -> Request:
@@ -75,16 +87,66 @@ def request(rows: list[list[int]]) -> Request:
     return Request({"input_ids": ids, "attention_mask": mask, "token_type_ids": -ids})
 
 
+def test_an_input_that_the_graph_does_not_take_is_not_given() -> None:
+    texts = Texts.of([request([[1, 2], [3]]).inputs], ("input_ids", "attention_mask"))
+    assert set(texts.values) == {"input_ids"}
+    (call,) = Sorted(512).calls(texts, PAD, per_text=False)
+    assert set(call.arrays) == {"input_ids", "attention_mask"}
+    assert call.arrays["input_ids"].tolist() == [[3, PAD], [1, 2]]
+    (call,) = Packed().calls(texts, PAD, per_text=False)
+    assert set(call.arrays) == {"input_ids", "position_ids", "segment_ids"}
+
+
+def test_texts_are_taken_out_of_their_requests_in_order() -> None:
+    texts = Texts.of([request([[1, 2], [3]]).inputs, request([[4, 5, 6]]).inputs], NAMES)
+    assert texts.values["input_ids"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert texts.values["token_type_ids"].tolist() == [-1, -2, -3, -4, -5, -6]
+    assert texts.lengths.tolist() == [2, 1, 3]
+    assert len(texts) == 3
+
+
+# --- the stage ---------------------------------------------------------------------------------------------------
+
+Arrays = Mapping[str, NDArray[np.int32]]
+LAYOUTS: list[AnyLayout] = [Sorted(512), Sorted(8), Packed(128, 4), Packed(64, 8), Packed(32, 1)]
+
+
+class ByToken:
+    """An engine whose logits [R, L, 2] are the ids and the types, so that each can be told."""
+
+    def __init__(self) -> None:
+        self.computed = 0
+        self.calls = 0
+
+    def run(self, arrays: Arrays) -> NDArray[np.float32]:
+        self.calls += 1
+        self.computed += arrays["input_ids"].size
+        mask = arrays["segment_ids" if "segment_ids" in arrays else "attention_mask"]
+        assert (arrays["input_ids"][mask == 0] == PAD).all()
+        assert (arrays["token_type_ids"][mask == 0] == 0).all()
+        return np.stack([arrays["input_ids"], arrays["token_type_ids"]], axis=-1).astype(np.float32)
+
+
+class ByText(ByToken):
+    """One whose logits [T, 2] are of each text's first token."""
+
+    def run(self, arrays: Arrays) -> NDArray[np.float32]:
+        logits = super().run(arrays)
+        return logits.reshape(-1, 2)[arrays["first_tokens"]] if "first_tokens" in arrays else logits[:, 0]
+
+
+def stage(runner: Any, layout: AnyLayout, *, per_text: bool) -> EncoderStage:
+    return EncoderStage(EngineSettings(NAMES, PAD, per_text, ()), runner, layout)
+
+
 rows_of = st.lists(st.lists(st.integers(1, 90), min_size=1, max_size=80), min_size=1, max_size=8)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(rows_of, min_size=1, max_size=5))
-def test_each_request_gets_its_own_rows_back_in_order(texts: list[list[list[int]]]) -> None:
-    recorder = Recorder()
-    stage = EncoderStage(EngineSettings("x", "fp32", "x", NAMES, pad_id=99), recorder)
-    answers = stage.process([request(rows) for rows in texts])
-    assert all(shape[0] == 1 or shape[0] * shape[1] <= TOKEN_BUDGET for shape in recorder.shapes)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@settings(max_examples=30, deadline=None)
+@given(texts=st.lists(rows_of, min_size=1, max_size=5))
+def test_each_request_gets_its_own_rows_back_in_order(layout: AnyLayout, texts: list[list[list[int]]]) -> None:
+    answers = stage(ByToken(), layout, per_text=False).process([request(rows) for rows in texts])
     for rows, answer in zip(texts, answers, strict=True):
         assert isinstance(answer, dict)
         logits = answer["logits"]
@@ -92,18 +154,42 @@ def test_each_request_gets_its_own_rows_back_in_order(texts: list[list[list[int]
         for row, found in zip(rows, logits, strict=True):
             assert found[: len(row), 0].tolist() == row
             assert found[: len(row), 1].tolist() == [-value for value in row]
+            assert not found[len(row) :].any()
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @settings(max_examples=30, deadline=None)
-@given(st.lists(rows_of, min_size=1, max_size=5))
-def test_logits_of_whole_texts_keep_their_order_too(texts: list[list[list[int]]]) -> None:
-    stage = EncoderStage(EngineSettings("x", "fp32", "x", NAMES, pad_id=99), FirstToken())
-    for rows, answer in zip(texts, stage.process([request(rows) for rows in texts]), strict=True):
+@given(texts=st.lists(rows_of, min_size=1, max_size=5))
+def test_logits_of_whole_texts_keep_their_order_too(layout: AnyLayout, texts: list[list[list[int]]]) -> None:
+    answers = stage(ByText(), layout, per_text=True).process([request(rows) for rows in texts])
+    for rows, answer in zip(texts, answers, strict=True):
         assert isinstance(answer, dict)
-        assert answer["logits"][:, 0].tolist() == [row[0] for row in rows]
+        assert answer["logits"].tolist() == [[row[0], -row[0]] for row in rows]
 
 
-def test_an_input_that_the_graph_does_not_take_is_not_given() -> None:
-    rows = Rows.of([request([[1, 2], [3]]).inputs], ("input_ids", "attention_mask"))
-    assert set(rows.padded(np.array([1, 0]), 99)) == {"input_ids", "attention_mask"}
-    assert rows.padded(np.array([1, 0]), 99)["input_ids"].tolist() == [[3, 99], [1, 2]]
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_the_stage_counts_what_it_does(layout: AnyLayout) -> None:
+    runner = ByToken()
+    encoder = stage(runner, layout, per_text=False)
+    encoder.process([request([[1] * 5, [2] * 30]), request([[3] * 7])])
+    encoder.process([request([[4] * 40])])
+    counts = encoder.counts
+    assert (counts.texts, counts.tokens) == (4, 82)
+    assert (counts.computed_tokens, counts.encoder_calls) == (runner.computed, runner.calls)
+    assert counts.computed_tokens >= counts.tokens
+
+
+# --- how a layout is kept ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_a_layout_is_read_as_it_was_written(layout: AnyLayout) -> None:
+    assert layout_from(layout_values(layout)) == layout
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"kind": "stacked"}, {"kind": "sorted", "rows": 3}, {"kind": "packed", "length": 3}]
+)
+def test_what_is_no_layout(values: dict[str, Any]) -> None:
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        layout_from(values)
