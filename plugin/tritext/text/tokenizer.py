@@ -1,5 +1,6 @@
 """The checkpoint's tokenizer, run in batches, with nothing of its output changed but by truncation."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from tritext.text.truncation import SPECIAL, kept
 TextInput = str | tuple[str, str]
 
 _SPACE: Final = ord(" ")
+_MUCH: Final = 100_000  # characters: some 20 ms of work
+_PARALLELISM: Final = "TOKENIZERS_PARALLELISM"
+_IS_SAID: Final = _PARALLELISM in os.environ  # whoever starts us may know better
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class TextTokenizer:
 
     def encode(self, texts: Sequence[TextInput], sides: Sequence[Truncation]) -> list[Encoded]:
         """Encode `texts`, cutting each at its side of `sides` where it is too long ("error" is cut right)."""
+        _spread(sum(len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in texts))
         encode = self._tokenizer.encode_batch if self._with_offsets else self._tokenizer.encode_batch_fast
         encodings = encode(list(texts))
         return [self._finish(*item) for item in zip(encodings, texts, sides, strict=True)]
@@ -70,6 +75,15 @@ class TextTokenizer:
         special = np.array(encoding.special_tokens_mask, dtype=np.bool_)[picked]
         kinds = self._words.kinds(text if isinstance(text, str) else text[0], ids, offsets, special)
         return Encoded(ids, types, count, count > self._max_length, offsets, kinds)
+
+
+def _spread(characters: int) -> None:
+    """Have `tokenizers` use all cores for long work only; it reads this variable at each call.
+
+    To wake threads that an encoder keeps from their cores takes longer than to tokenize a few texts.
+    """
+    if not _IS_SAID:
+        os.environ[_PARALLELISM] = "true" if characters > _MUCH else "false"
 
 
 class WordStarts:
