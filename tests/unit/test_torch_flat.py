@@ -1,15 +1,21 @@
 """What the torch engine gives a device: texts without padding, where each begins, and vectors of a fixed size."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
+from checkpoints import ARCHITECTURES
 from tritext.engines.base import FIRST_TOKENS, POSITION_IDS, SEGMENT_IDS
 from tritext.engines.batching import Packed, Texts
-from tritext.engines.torch_attention import _attention
+from tritext.engines.torch_attention import NAME, _attention, arguments
 from tritext.engines.torch_flat import STARTS, Flat, Shape, fitting
+from tritext.engines.torch_load import round_to
+from tritext.engines.torch_packing import PackedModel, block_diagonal
 from tritext.engines.torch_staging import Staging
 
 SHAPES = [Shape.of(tokens) for tokens in (16, 32, 64, 128)]
@@ -105,3 +111,32 @@ def test_the_smallest_shape_with_room_is_taken(tokens: int, texts: int, expected
     (call,) = Packed(256, 1).calls(texts_of(sizes), 0, per_text=True)
     shape = fitting(Flat.of(call.arrays), SHAPES)
     assert (shape and shape.tokens) == expected
+
+
+@pytest.mark.parametrize("per_text", [True, False])
+@pytest.mark.parametrize(
+    ("name", "attention"), [("bert", NAME), ("roberta", NAME), ("bert", "sdpa"), ("mpnet", "eager")]
+)
+def test_a_device_without_data_takes_the_gpus_way(name: str, attention: str, per_text: bool) -> None:
+    """Shapes, types and arguments of every kernel, torch's own for texts of many lengths among them; no values.
+
+    Whatever asked for a value on the way, as a recorded call must not, would fail here.
+    """
+    architecture = ARCHITECTURES[name]
+    config = AutoConfig.for_model(architecture.model_type, **architecture.config, vocab_size=100, num_labels=3)
+    model_class: Any = AutoModelForSequenceClassification if per_text else AutoModelForTokenClassification
+    with torch.device("meta"):
+        model = model_class.from_config(config, attn_implementation=attention).eval()
+    shape = Shape(tokens=64, texts=8)
+    names = ("input_ids", POSITION_IDS, SEGMENT_IDS)
+    given = {name: torch.zeros(1, shape.tokens, dtype=torch.int32, device="meta") for name in names}
+    given[STARTS] = torch.zeros(shape.texts + 2, dtype=torch.int32, device="meta")
+    if per_text:
+        given[FIRST_TOKENS] = torch.zeros(shape.texts, dtype=torch.int32, device="meta")
+    round_to(model, torch.bfloat16)
+    by_text = attention == NAME
+    kept_apart = arguments(given[STARTS], shape.tokens) if by_text else block_diagonal(model, given[SEGMENT_IDS])
+    with torch.inference_mode():
+        logits = PackedModel(model, 0).logits(given, kept_apart)
+    assert logits.shape == ((shape.texts, 3) if per_text else (1, shape.tokens, 3))
+    assert (logits.device.type, logits.dtype) == ("meta", torch.float32)

@@ -49,11 +49,11 @@ def _attention(
     """As transformers wants it: [1, H, S, D] to [1, S, H, D], and no weights."""
     del module, attention_mask, dropout
     q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))
-    attend = _on_cuda if query.is_cuda else _one_by_one
+    attend = _one_by_one if query.device.type == "cpu" else _by_kernel
     return attend(q, k, v, cu_seq_lens_q, max_length_q, scaling)[None], None
 
 
-def _on_cuda(
+def _by_kernel(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, starts: torch.Tensor, longest: int, scale: float | None
 ) -> torch.Tensor:
     """`starts` stays on the device: nothing waits, and a CUDA graph can replay it with other texts."""

@@ -59,7 +59,7 @@ def load(folder: Path, device: torch.device, precision: Precision) -> Loaded:
         )
         if report["missing_keys"]:
             raise EngineError(f"{folder} lacks weights. Build the model again.")  # noqa: TRY301
-        _round(model.eval(), dtype)
+        round_to(model.eval(), dtype)
         model.to(device)
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # other streams than the one that copied will read the weights
@@ -91,7 +91,7 @@ def _implementation(model_class: Any, *, by_text: bool) -> str:
     return "sdpa" if getattr(model_class, "_supports_sdpa", False) else "eager"
 
 
-def _round(model: PreTrainedModel, dtype: torch.dtype) -> None:
+def round_to(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """All but the head to `dtype`: a logit near 8 has steps of 1/16 in bf16, and a head is hardly any work."""
     if dtype == torch.float32:
         return
