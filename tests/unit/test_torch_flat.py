@@ -115,7 +115,8 @@ def test_the_smallest_shape_with_room_is_taken(tokens: int, texts: int, expected
 
 @pytest.mark.parametrize("per_text", [True, False])
 @pytest.mark.parametrize(
-    ("name", "attention"), [("bert", NAME), ("roberta", NAME), ("bert", "sdpa"), ("mpnet", "eager")]
+    ("name", "attention"),
+    [("bert", NAME), ("roberta", NAME), ("bert", "sdpa"), ("mpnet", "eager"), ("deberta-v2", "eager")],
 )
 def test_a_device_without_data_takes_the_gpus_way(name: str, attention: str, per_text: bool) -> None:
     """Shapes, types and arguments of every kernel, torch's own for texts of many lengths among them; no values.
