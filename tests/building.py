@@ -21,7 +21,7 @@ from tritext.stages.base import Request
 
 TEXTS = ("Hello world", "Ein zweiter, etwas längerer Text über Freiheit und Würde.", "", "日本語 🙂")
 # Enough to choose a precision by: of all lengths, each told apart by its words.
-JUDGED = tuple(" ".join(TEXTS[1].split()[i % 4 : 4 + i % 5]) * (1 + i % 7) + f" {i}" for i in range(36))
+JUDGED = tuple(f"{i} " + " ".join(TEXTS[1].split()[i % 4 : 4 + i % 5]) * (1 + i % 7) for i in range(36))
 PAIRS = (("All human beings", "are born free"), ("", "equal"), ("in dignity and rights " * 30, "and rights"))
 
 

@@ -187,11 +187,12 @@ def step_inputs(graph: Graph) -> tuple[str, ...]:
 
 
 def _parted(texts: Sequence[TextInput]) -> tuple[Sequence[TextInput], Sequence[TextInput]]:
-    """To calibrate on, and to judge on: disjoint, each spread over all `texts`."""
+    """To calibrate on, and to judge on: disjoint, each spread over all `texts`, of which the same counts once."""
+    texts = list(dict.fromkeys(texts))
     if len(texts) < 8:
         raise EngineError(
-            f"{len(texts)} texts are too few to choose a precision by. Give at least 8, better several hundred, or "
-            "--precision fp32."
+            f"{len(texts)} different texts are too few to choose a precision by. Give at least 8, better several "
+            "hundred, or --precision fp32."
         )
     third = max(3, -(-len(texts) // _CALIBRATED))
     calibrating = texts[::third][:_CALIBRATED]

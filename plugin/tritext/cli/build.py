@@ -108,7 +108,10 @@ def _texts(path: Path | None) -> "tuple[TextInput, ...]":
         return ()
     rows = Document(path, InputFormat.of(path), Columns()).rows(lambda _: None)
     read = (row for row in rows if isinstance(row, Row) and row.text.strip())
-    return tuple(row.text if row.pair is None else (row.text, row.pair) for row in islice(read, _MOST_TEXTS))
+    texts = tuple(row.text if row.pair is None else (row.text, row.pair) for row in islice(read, _MOST_TEXTS))
+    if not texts:
+        raise BuildError(f"--texts {path} holds no text. Leave it out to have the build choose by texts of its own.")
+    return texts
 
 
 def _defaults(pairs: list[str]) -> dict[str, Any]:
