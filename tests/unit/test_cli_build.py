@@ -1,6 +1,7 @@
 """`tritext build` and `tritext inspect` as a user meets them: exit codes, sentences, which stream says what."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from building import few_texts, snapshot
+from building import JUDGED, few_texts, snapshot
 from tritext import cli
+from tritext.cli.build import _texts as texts_in
 from tritext.cli.progress import TerminalProgress
 from tritext.engines import ENGINES
 from tritext.manifest import Manifest
@@ -194,6 +196,110 @@ def test_without_the_build_extra(checkpoint: Path, tmp_path: Path, missing: str,
     expected = f"needs {missing}, which is not installed. Install it with: pip install 'tritext[build]'\n"
     assert done.stderr.endswith(expected)
     assert "Traceback" not in done.stderr
+
+
+# --- the choice of engine and precision --------------------------------------------------------------------------
+
+
+def judged_by(folder: Path) -> Path:
+    """Texts to choose a precision by."""
+    path = folder / "texts.txt"
+    path.write_text("\n".join(["", *JUDGED, " "]), encoding="utf-8")
+    return path
+
+
+def test_the_best_of_several(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    """The table is for the terminal, the manifest holds the same."""
+    loose = ("--min-agreement", 0.8, "--max-drift", 0.6)
+    done = run(
+        "build", checkpoint,
+        *build_into(tmp_path / "r", "--precision", "auto", "--texts", judged_by(tmp_path), *loose, "--json"),
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    candidates = json.loads(done.out)["candidates"]
+    assert {each["precision"] for each in candidates} == {"fp32", "int8"}
+    assert [each["verdict"] for each in candidates].count("chosen") == 1
+    assert "24 texts of yours" in done.err  # of 36; the others were to calibrate on
+    table = done.err[done.err.index("verdict") :].splitlines()
+    for each in candidates:
+        (line,) = [line for line in table if line.startswith(f"onnxruntime {each['precision']}")]
+        assert line.rstrip().endswith(each["verdict"])
+        if each["accuracy"]:
+            assert f"{each['accuracy']['agreement']:.2%}" in line
+        if each["tokens_per_second"]:
+            assert f"{each['tokens_per_second']:,.0f}" in line
+
+
+@pytest.mark.parametrize("precision", ["auto", "int8"])
+def test_nothing_that_fails_the_gate_is_built(run: Run, checkpoint: Path, tmp_path: Path, precision: str) -> None:
+    impossible = ("--min-agreement", 1, "--max-drift", 0, "--texts", judged_by(tmp_path))
+    done = run("build", checkpoint, *build_into(tmp_path / "r", "--precision", precision, *impossible))
+    assert (done.code, done.out) == (1, "")
+    said = done.err.splitlines()[-1]
+    assert said.startswith("error: No way to run this model passes the gate (onnxruntime ")
+    for each in ("fp32", "int8") if precision == "auto" else ("int8",):
+        assert re.search(rf"{each}: (\d+\.\d\d% of labels agree|scores drift by 0\.\d+|not here)", said), said
+    assert list((tmp_path / "r").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "sentence"),
+    [
+        (("--min-agreement", "1.5"), 2, "Invalid value for '--min-agreement': Input should be less than or equal to 1"),
+        (("--max-drift", "-1"), 2, "Invalid value for '--max-drift'"),
+        (("--texts", "/no/where.txt"), 2, "does not exist"),
+    ],
+)
+def test_bounds_that_cannot_be(
+    run: Run, checkpoint: Path, tmp_path: Path, more: tuple[str, ...], code: int, sentence: str
+) -> None:
+    done = run("build", checkpoint, *build_into(tmp_path / "r", *more))
+    assert (done.code, done.out) == (code, "")
+    assert sentence in " ".join(done.err.replace("│", " ").split())
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "texts"),
+    [
+        ("t.txt", "one\n\n two \r\n", ("one", " two ")),
+        ("t", "{\n", ("{",)),
+        ("t.jsonl", '{"text": "a\\nb"}\n{"text": "c", "text_pair": "d", "more": 1}\n', ("a\nb", ("c", "d"))),
+        ("t.ndjson", '{"text": "é"}\n', ("é",)),
+        ("t.csv", 'label,text\nx,"one, and\ntwo"\ny,three\n', ("one, and\ntwo", "three")),
+        ("t.csv", "text,text_pair\na,b\nc,\n", (("a", "b"), ("c", ""))),
+    ],
+)
+def test_files_of_texts(name: str, content: str, texts: tuple[object, ...], tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8", newline="")
+    assert texts_in(tmp_path / name) == texts
+
+
+def test_no_more_of_a_file_is_read_than_is_used(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_bytes(b"".join(b"%d\n" % number for number in range(2000)) + b"\xff\n")
+    assert len(texts_in(tmp_path / "t.txt")) == 2000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code", "sentence"),
+    [
+        ("t.txt", b"", 1, "holds no text. Leave it out to have the build choose by texts of its own."),
+        ("t.txt", b"\n  \n", 1, "holds no text."),
+        ("t.txt", b"fine\n\xff\n", 2, "line 2 is not valid UTF-8"),
+        ("t.csv", b"a,b\n1,2\n", 2, "has no column 'text'"),
+        ("t.jsonl", b'{"text": 1}\n', 2, "line 1 has no string in 'text'"),
+        ("t.txt", b"a\nb\nc\na\n", 1, "3 different texts are too few to choose a precision by."),
+    ],
+)
+def test_texts_that_are_none(
+    run: Run, checkpoint: Path, tmp_path: Path, name: str, content: bytes, code: int, sentence: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    more = ("--precision", "auto", "--texts", tmp_path / name)
+    done = run("build", checkpoint, *build_into(tmp_path / "r", *more))
+    assert (done.code, done.out) == (code, "")
+    assert sentence in done.err.splitlines()[-1]
+    assert not (tmp_path / "r").exists() or list((tmp_path / "r").iterdir()) == []
 
 
 # --- inspect -----------------------------------------------------------------------------------------------------

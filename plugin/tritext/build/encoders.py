@@ -197,7 +197,8 @@ def _parted(texts: Sequence[TextInput]) -> tuple[Sequence[TextInput], Sequence[T
     third = max(3, -(-len(texts) // _CALIBRATED))
     calibrating = texts[::third][:_CALIBRATED]
     rest = [text for index, text in enumerate(texts) if index % third]
-    return calibrating, rest[:: max(1, len(rest) // _JUDGED)][:_JUDGED]
+    number = min(_JUDGED, len(rest))
+    return calibrating, [rest[index * len(rest) // number] for index in range(number)]
 
 
 def _made(candidate: Candidate) -> Artefact:
