@@ -42,6 +42,8 @@ Break = Callable[[pytest.MonkeyPatch, Pipeline], None]
 class ChangedRunner:
     """An engine with something done to what goes in, and to what comes out."""
 
+    uses_cores = False
+
     def __init__(self, runner: Any, before: Callable[[Arrays], Arrays], after: Callable[[Logits, Arrays], Logits]):
         self._runner, self._before, self._after = runner, before, after
 

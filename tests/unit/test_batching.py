@@ -114,6 +114,8 @@ LAYOUTS: list[AnyLayout] = [Sorted(512), Sorted(8), Packed(128, 4), Packed(64, 8
 class ByToken:
     """An engine whose logits [R, L, 2] are the ids and the types, so that each can be told."""
 
+    uses_cores = False
+
     def __init__(self) -> None:
         self.computed = 0
         self.calls = 0
@@ -129,6 +131,8 @@ class ByToken:
 
 class ByText(ByToken):
     """One whose logits [T, 2] are of each text's first token."""
+
+    uses_cores = False
 
     def run(self, arrays: Arrays) -> NDArray[np.float32]:
         logits = super().run(arrays)

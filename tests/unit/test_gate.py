@@ -29,6 +29,8 @@ TEXT = settings("text-classification", 2, "single_label_classification")
 class Table:
     """An engine that answers each text, which is told by its first id, from `logits`; [C], or [L, C] a text."""
 
+    uses_cores = False
+
     def __init__(self, logits: Sequence[Any]) -> None:
         self._logits = [np.asarray(each, dtype=np.float32) for each in logits]
 

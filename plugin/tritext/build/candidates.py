@@ -36,6 +36,7 @@ _PACKED: Final[tuple[AnyLayout, ...]] = (
     Packed(192, 4),
     Packed(256, 2),
 )
+_PACKED_ON_GPU: Final[tuple[AnyLayout, ...]] = (Packed(256, 32), Packed(256, 128), Packed(512, 32), Packed(128, 64))
 _SORTED: Final[tuple[AnyLayout, ...]] = (Sorted(512), Sorted(256), Sorted(1024))
 
 Spec = tuple[str, Precision]
@@ -89,7 +90,6 @@ class Contest:
         self._ingredients, self._folder, self._settings = ingredients, folder, settings
         self._per_text, self._examples, self._bounds = per_text, examples, bounds
         self._progress = progress
-        self._layouts = _PACKED if ingredients.graph.packed else _SORTED
         self._timed = _mixed(examples, settings)
 
     def run(self, wanted: Sequence[Spec]) -> tuple[list[Candidate], Candidate]:
@@ -157,7 +157,7 @@ class Contest:
         """The settings that run `candidate`; its tolerance is still to be said."""
         if candidate.artefact is None:
             raise BuildError(f"{candidate.name} was not built.")
-        values = layout_values(layout or self._layouts[0])
+        values = layout_values(layout or self._layouts(uses_cores=True)[0])
         return Variant(candidate.engine, candidate.precision, candidate.artefact.file, values, float("inf"))
 
     def stage(self, variant: Variant) -> EncoderStage:
@@ -168,15 +168,22 @@ class Contest:
 
     def best_layout(self, candidate: Candidate) -> AnyLayout:
         """The fastest of the layouts for `candidate`, timed in turn."""
-        self._progress.step("Choose how to batch", total=len(self._layouts) * (_ROUNDS + 1))
-        medians = self._medians([self.stage(self.variant(candidate, layout)) for layout in self._layouts])
+        layouts = self._layouts(uses_cores=self.stage(self.variant(candidate)).uses_cores)
+        self._progress.step("Choose how to batch", total=len(layouts) * (_ROUNDS + 1))
+        medians = self._medians([self.stage(self.variant(candidate, layout)) for layout in layouts])
         best = min(range(len(medians)), key=medians.__getitem__)
         best = best if medians[0] > _MARGIN * medians[best] else 0
-        layout = self._layouts[best]
+        layout = layouts[best]
         self._progress.done(
             ", ".join(f"{key} {value}" for key, value in layout_values(layout).items() if key != "kind")
         )
         return layout
+
+    def _layouts(self, *, uses_cores: bool) -> tuple[AnyLayout, ...]:
+        """The usual one first. A GPU is idle under calls that fill a processor's caches."""
+        if not self._ingredients.graph.packed:
+            return _SORTED
+        return _PACKED if uses_cores else _PACKED_ON_GPU
 
     def _judge(self, candidate: Candidate) -> bool:
         try:

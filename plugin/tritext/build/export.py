@@ -56,7 +56,7 @@ def export(model: PreTrainedModel, names: tuple[str, ...], logits: Tensor, path:
     """
     per_text = len(logits.dims) == 1
     example = _example(names, model, packed=packed, per_text=per_text)
-    encoder = Packed(model, tuple(example), per_text=per_text) if packed else _Padded(model, tuple(example))
+    encoder = Packed(model, tuple(example)) if packed else _Padded(model, tuple(example))
     axes: dict[str, dict[int, str]] = {name: {0: "rows", 1: "length"} for name in example}
     if FIRST_TOKENS in axes:
         axes[FIRST_TOKENS] = {0: "texts"}

@@ -76,7 +76,9 @@ class RunnerOptions:
 
 
 class Runner(Protocol):
-    """Runs an artefact inside the Python backend."""
+    """Runs an artefact inside the Python backend. `uses_cores`: it computes on the processor, which others use too."""
+
+    uses_cores: bool
 
     def run(self, arrays: Mapping[str, IntArray]) -> NDArray[np.float32]:
         """The graph's logits for its inputs, by name. The array is the caller's own; threads may call at once."""

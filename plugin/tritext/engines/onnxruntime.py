@@ -59,6 +59,8 @@ class OnnxRuntime:
 class OnnxRuntimeRunner:
     """One session."""
 
+    uses_cores = True
+
     def __init__(self, path: Path, options: RunnerOptions) -> None:
         onnxruntime = _quiet_runtime()
         session = onnxruntime.SessionOptions()

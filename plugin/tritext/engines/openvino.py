@@ -68,6 +68,8 @@ class OpenVino:
 class OpenVinoRunner:
     """One compiled model, and an inference request for each stream, reused for every call."""
 
+    uses_cores = True
+
     def __init__(self, path: Path, options: RunnerOptions) -> None:
         openvino = _runtime()
         hint = _HINTS[options.precision]

@@ -39,6 +39,7 @@ class TorchRunner:
     """
 
     def __init__(self, loaded: Loaded, streams: int, graphs: Sequence[int]) -> None:
+        self.uses_cores = loaded.device.type == "cpu"
         self._loaded = loaded
         self._packed = PackedModel(loaded.model, loaded.packing.position_offset) if loaded.packing.packed else None
         self._lanes: SimpleQueue[Lane] = SimpleQueue()

@@ -15,7 +15,7 @@ from tritext.engines import engine_named
 from tritext.engines.base import Runner, RunnerOptions
 from tritext.engines.batching import Call, Layout, Texts, layout_from
 from tritext.engines.machine import streams, threads
-from tritext.engines.turns import turn
+from tritext.engines.turns import NoTurn, turn
 from tritext.errors import EngineError, RepositoryError, TritextError
 from tritext.manifest import CHECK, Example, read_reference
 from tritext.settings import EngineSettings, Variant
@@ -33,7 +33,8 @@ class EncoderStage:
         self._layout = layout
         self._streams = streams
         self._pool = ThreadPoolExecutor(streams)  # starts its threads when they are first needed
-        self._turn = turn()
+        self._turn = turn() if runner.uses_cores else NoTurn()
+        self.uses_cores = runner.uses_cores
         self.counts = Counts()
 
     @classmethod
