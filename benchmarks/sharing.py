@@ -11,16 +11,13 @@ within a round. "without turns" is the shared server with TRITEXT_TURNS=off.
 
 import asyncio
 import contextlib
-import json
 import os
-import shlex
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -31,13 +28,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.paused import Paused
 from benchmarks.report import write
 from tritext.bench import load
 from tritext.bench.lengths import Lengths, texts_of
 from tritext.bench.served import Sender, Served
 from tritext.bench.summary import summary
 from tritext.bench.traffic import Traffic, traffic
-from tritext.engines.turns import TURNS
 
 ROUNDS: Final = 5
 CONCURRENCY: Final = 32
@@ -48,64 +45,6 @@ SCHEDULE: Final = 13.0  # seconds
 SHARED, WITHOUT, PINNED = "shared", "shared, without turns", "pinned"
 
 Runs = Mapping[str, load.Run]
-
-
-class Paused:
-    """A `tritext serve` in a process of its own, on `cores`; it runs only within `running`."""
-
-    def __init__(self, repository: Path, models: Sequence[str], cores: Sequence[int], turns: str) -> None:
-        command = [
-            "taskset",
-            "-c",
-            ",".join(map(str, cores)),
-            sys.executable,
-            "-c",
-            "import tritext.cli as t; t.main()",
-        ]
-        command += ["serve", str(repository), "--json", *(part for name in models for part in ("--model", name))]
-        command += [part for port in ("grpc", "http", "metrics") for part in (f"--{port}-port", "0")]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, TURNS: turns}, text=True
-        )
-        line = self.process.stdout.readline() if self.process.stdout else ""
-        if not line:
-            raise SystemExit(f"A server did not start. See what this says: {shlex.join(command)}")
-        self.served = {name: Served(json.loads(line)["grpc"], name, 60.0) for name in models}
-        self._pause()
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """Let it run for the time being."""
-        # Children first: a parent would take one that is still stopped for dead.
-        _signal(reversed(self._processes()), signal.SIGCONT)
-        try:
-            yield
-        finally:
-            self._pause()
-
-    def _pause(self) -> None:
-        _signal(self._processes(), signal.SIGSTOP)
-
-    def end(self) -> None:
-        """End it for good."""
-        with self.running():
-            self.process.terminate()
-            self.process.communicate()
-
-    def _processes(self) -> list[int]:
-        """Every process of it, parents first."""
-        found = [self.process.pid] if self.process.poll() is None else []
-        for pid in found:
-            with contextlib.suppress(OSError):
-                for children in Path(f"/proc/{pid}/task").glob("*/children"):
-                    found += map(int, children.read_text(encoding="ascii").split())
-        return found
-
-
-def _signal(pids: Iterable[int], number: signal.Signals) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):  # it has just ended
-            os.kill(pid, number)
 
 
 class Setup:
@@ -223,12 +162,14 @@ def serving(repository: Path, names: Sequence[str]) -> Iterator[dict[str, Setup]
     half = len(cores) // 2
     if half == 0 or not shutil.which("taskset"):
         raise SystemExit("This compares halves of the machine: it needs two cores, and taskset (of util-linux).")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # or stopped servers would be left
     with contextlib.ExitStack() as stack:
         turns = stack.enter_context(tempfile.TemporaryDirectory())
 
         def start(models: Sequence[str], some: Sequence[int], turns: str = turns) -> Paused:
             server = Paused(repository, models, some, turns)
             stack.callback(server.end)
+            server.wait_ready()
             return server
 
         servers = {SHARED: [start(names, cores)], WITHOUT: [start(names, cores, "off")]}

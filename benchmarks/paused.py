@@ -1,0 +1,86 @@
+"""A server in processes of its own that runs only while it is measured, and costs nothing else meanwhile."""
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from tritext.bench.served import Served
+from tritext.engines.turns import TURNS
+
+
+class Paused:
+    """A `tritext serve` in a process of its own, on `cores`; it runs only within `running`."""
+
+    def __init__(self, repository: Path, models: Sequence[str], cores: Sequence[int], turns: str) -> None:
+        command = [
+            "taskset",
+            "-c",
+            ",".join(map(str, cores)),
+            sys.executable,
+            "-c",
+            "import tritext.cli as t; t.main()",
+        ]
+        command += ["serve", str(repository), "--json", *(part for name in models for part in ("--model", name))]
+        command += [part for port in ("grpc", "http", "metrics") for part in (f"--{port}-port", "0")]
+        self._models, self._command = models, command
+        self.served: dict[str, Served] = {}
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, TURNS: turns},
+            start_new_session=True,  # Ctrl-C is for us, and we end it
+        )
+
+    def wait_ready(self) -> None:
+        """Wait until it answers, then stop it; SystemExit where it does not start."""
+        line = self.process.stdout.readline() if self.process.stdout else b""
+        if not line:
+            raise SystemExit(f"A server did not start. What this says tells why: {shlex.join(self._command)}")
+        self.served = {name: Served(json.loads(line)["grpc"], name, 60.0) for name in self._models}
+        self._pause()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Let it run for the time being."""
+        # Children first: a parent would take one that is still stopped for dead.
+        _signal(reversed(self._processes()), signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self._pause()
+
+    def _pause(self) -> None:
+        _signal(self._processes(), signal.SIGSTOP)
+
+    def end(self) -> None:
+        """End it for good."""
+        with self.running():
+            time.sleep(0.2)  # a signal that meets a process which is waking may go to a thread that is deaf to it
+            self.process.terminate()
+            try:
+                self.process.communicate(timeout=20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()  # what it started goes with it
+
+    def _processes(self) -> list[int]:
+        """Every process of it, parents first."""
+        found = [self.process.pid] if self.process.poll() is None else []
+        for pid in found:
+            with contextlib.suppress(OSError):
+                for children in Path(f"/proc/{pid}/task").glob("*/children"):
+                    found += map(int, children.read_text(encoding="ascii").split())
+        return found
+
+
+def _signal(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(pid, number)
