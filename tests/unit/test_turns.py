@@ -1,0 +1,191 @@
+"""Encoders in processes of their own that take turns: one at a time, all of them, whatever becomes of one."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from tritext.engines import turns
+from tritext.engines.turns import TURNS, NoTurn, Turn, turn
+
+# Says "waiting" and "mine"; keeps its turn until it is told something.
+HOLDER = """
+    print("waiting", flush=True)
+    with Turn(folder):
+        print("mine", flush=True)
+        sys.stdin.readline()
+"""
+# Twenty calls that take no processor's time, each with its begin and its end in a file that all write to.
+CALLER = """
+    turn, log = Turn(folder), os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for _ in range(20):
+        with turn:
+            os.write(log, b"begin %d\\n" % os.getpid())
+            time.sleep(0.01)
+            os.write(log, b"end %d\\n" % os.getpid())
+"""
+HEAD = """
+    import os, sys, time
+    from pathlib import Path
+    from tritext.engines.turns import Turn
+    folder = Path(sys.argv[1])
+"""
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start one of the scripts."""
+    running: list[subprocess.Popen[str]] = []
+
+    def run(script: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", dedent(HEAD) + dedent(script), str(tmp_path)]
+        running.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        return running[-1]
+
+    yield run
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(autouse=True)
+def no_end_of_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits in vain is caught by the limit on a test's time."""
+    monkeypatch.setattr(turns, "_PATIENCE", 1e6)
+
+
+def says(process: "subprocess.Popen[str]", word: str) -> None:
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == word
+
+
+def tell(process: "subprocess.Popen[str]") -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def holder_of_the_turn(start: Start) -> "subprocess.Popen[str]":
+    process = start(HOLDER)
+    says(process, "waiting")
+    says(process, "mine")
+    return process
+
+
+def holder_of_the_place_behind(start: Start, folder: Path) -> "subprocess.Popen[str]":
+    """One that waits behind the holder of the turn: another waiter no longer gets the place, as it would alone."""
+    process = start(HOLDER)
+    says(process, "waiting")
+    while not is_locked(next(folder.glob("*-next.lock"))):
+        time.sleep(0.01)
+    return process
+
+
+def is_locked(path: Path) -> bool:
+    """Whether some process has it, as the kernel lists it."""
+    return any(f":{path.stat().st_ino} " in line for line in Path("/proc/locks").read_text().splitlines())
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> int:
+    return sum("going on beside it" in record.getMessage() for record in caplog.records)
+
+
+def test_calls_never_overlap_and_everybody_gets_his_share(start: Start, tmp_path: Path) -> None:
+    callers = [start(CALLER) for _ in range(3)]
+    for caller in callers:
+        says(caller, "ready")
+    for caller in callers:
+        tell(caller)
+    assert [caller.wait() for caller in callers] == [0, 0, 0]
+    lines = (tmp_path / "log").read_text().split("\n")[:-1]
+    assert len(lines) == 3 * 2 * 20
+    for begin, end in zip(lines[::2], lines[1::2], strict=True):
+        assert (begin.split()[0], end) == ("begin", begin.replace("begin", "end"))
+    # When the first has made all its calls, the slowest has made some: without a queue, whoever has had its turn
+    # gets the next one too.
+    calls = [line.removeprefix("begin ") for line in lines[::2]]
+    first = next(place for place in range(len(calls)) if calls[: place + 1].count(calls[place]) == 20)
+    assert min(calls[:first].count(str(caller.pid)) for caller in callers) >= 5
+
+
+def test_one_that_is_killed_gives_its_turn_back(start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    holder = holder_of_the_turn(start)
+    waiter = holder_of_the_place_behind(start, tmp_path)
+    waiter.kill()
+    holder.kill()
+    with Turn(tmp_path):
+        assert is_locked(next(tmp_path.glob("*-call.lock")))
+    assert warnings(caplog) == 0
+
+
+@pytest.mark.parametrize("place", ["turn", "place behind"])
+def test_one_that_is_stopped_does_not_keep_the_others_waiting_for_ever(
+    place: str, start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = holder = holder_of_the_turn(start)
+    if place == "place behind":
+        stopped = holder_of_the_place_behind(start, tmp_path)
+    os.kill(stopped.pid, signal.SIGSTOP)
+    if stopped is not holder:
+        holder.kill()
+    turn = Turn(tmp_path)
+    monkeypatch.setattr(turns, "_PATIENCE", 0.05)
+    with turn:
+        assert warnings(caplog) == 1
+    monkeypatch.setattr(turns, "_PATIENCE", 1e6)
+    for _ in range(3):
+        with turn:  # nor do they wait again, call after call
+            pass
+    os.kill(stopped.pid, signal.SIGCONT)
+    tell(stopped)
+    assert stopped.wait() == 0
+    monkeypatch.setattr(turn, "_lapsed_until", 0.0)
+    with turn:  # and when it goes on, turns are taken again
+        assert is_locked(next(tmp_path.glob("*-call.lock")))
+    assert warnings(caplog) == 1
+
+
+def test_an_error_in_a_call_ends_the_turn(tmp_path: Path) -> None:
+    turn, other = Turn(tmp_path), Turn(tmp_path)
+    with pytest.raises(RuntimeError), turn:
+        raise RuntimeError
+    with other:
+        pass
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_those_that_are_pinned_to_other_cores_are_no_rivals(start: Start, tmp_path: Path) -> None:
+    holder_of_the_turn(start)
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        with Turn(tmp_path):
+            assert len(list(tmp_path.glob("*-call.lock"))) == 2
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def test_turns_can_be_switched_off_and_are_where_no_lock_can_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(TURNS, str(tmp_path))
+    assert isinstance(turn(), Turn)
+    monkeypatch.setenv(TURNS, "off")
+    assert isinstance(turn(), NoTurn)
+    monkeypatch.setenv(TURNS, str(tmp_path / "missing"))
+    with caplog.at_level(logging.WARNING):
+        absent: Any = turn()
+    assert isinstance(absent, NoTurn)
+    assert "Encoders do not take turns" in caplog.text
