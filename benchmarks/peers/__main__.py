@@ -93,6 +93,7 @@ def rounds(entrants: list[Entrant], loads: dict[str, list[Load]], texts: prepare
                     progress.update(task, description=what)
                     measure.visit(entrant, others, texts, load, seconds, number)
                     progress.advance(task)
+        progress.console.print(f"round {number + 1} of {count} done")
 
 
 def open_loads(entrants: list[Entrant]) -> dict[str, list[Load]]:
