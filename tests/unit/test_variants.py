@@ -114,7 +114,7 @@ def test_a_processor_without_the_instructions(
     stage = EncoderStage.load(folder)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert f"runs as {engine} fp32 here, not as built" in record.getMessage()
+    assert record.getMessage().startswith(f"m_encoder_0123abcd runs as {engine} fp32 here, not as built. ")
     assert f"{engine} {precision}: It cannot run here: this processor (" in record.getMessage()
     assert "has none of avx" in record.getMessage()
     monkeypatch.undo()
@@ -171,7 +171,7 @@ def test_where_none_agrees_the_step_does_not_start(amount: float, encoder: Encod
     folder = encoder("onnxruntime", "int8")
     text = "x" * 70
     examples = with_reference(
-        folder, lambda example: replace(example, text=text, logits=example.logits + np.float32(amount))
+        folder, lambda example: replace(example, text=text, pair=None, logits=example.logits + np.float32(amount))
     )
     assert len(examples) > 1
     with pytest.raises(EngineError) as caught:
@@ -186,6 +186,13 @@ def test_where_none_agrees_the_step_does_not_start(amount: float, encoder: Encod
         assert re.search(rf"differ by ({far}) from the checkpoint's, and {re.escape(tolerance)} is allowed\.", said)
 
 
+def test_a_pair_is_shown_as_one(encoder: Encoder) -> None:
+    folder = encoder("onnxruntime", "int8")
+    with_reference(folder, lambda example: replace(example, text="a", pair="b", logits=example.logits + 100))
+    with pytest.raises(EngineError, match=r"for the text 'a \| b' its logits"):
+        EncoderStage.load(folder)
+
+
 def test_logits_of_another_shape_are_wrong(encoder: Encoder) -> None:
     folder = encoder("onnxruntime", "int8")
     with_reference(folder, lambda example: replace(example, logits=example.logits[:2]))
@@ -196,6 +203,7 @@ def test_logits_of_another_shape_are_wrong(encoder: Encoder) -> None:
 def test_one_wrong_text_of_several_is_enough_and_is_the_one_shown(encoder: Encoder) -> None:
     folder = encoder("onnxruntime", "int8")
     last = read_reference(folder, CHECK)[-1]
+    assert last.pair is not None
     with_reference(
         folder, lambda example: replace(example, logits=example.logits * (-9 if example.text == last.text else 1))
     )

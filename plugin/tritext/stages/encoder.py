@@ -56,7 +56,7 @@ class EncoderStage:
                 faults.append(f"{name}: {error}")
                 continue
             if faults:
-                _log.warning("This model runs as %s here, not as built. %s", name, " ".join(faults))
+                _log.warning("%s runs as %s here, not as built. %s", folder.parent.name, name, " ".join(faults))
             return stage
         raise EngineError(f"No engine of this model runs on this machine. {' '.join(faults)}")
 
@@ -85,7 +85,8 @@ class EncoderStage:
             logits = {} if isinstance(answer, TritextError) else answer
             difference = _difference(example.logits, logits.get(contract.LOGITS.name))
             if not difference <= tolerance:  # a NaN is a mismatch too
-                shown = example.text if len(example.text) <= 60 else example.text[:59] + "…"
+                text = example.text if example.pair is None else f"{example.text} | {example.pair}"
+                shown = text if len(text) <= 60 else text[:59] + "…"
                 raise EngineError(
                     f"It is wrong on this machine: for the text {shown!r} its logits differ by {difference:.3g} from "
                     f"the checkpoint's, and {tolerance:.3g} is allowed."
