@@ -3,7 +3,7 @@
 import importlib
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from checkpoints import ARCHITECTURES, HEADS, SEQUENCE, TOKENS, Architecture, Head, make
@@ -81,11 +81,17 @@ def _variants() -> dict[str, Variant]:
         "deberta-v2.slow.single": Variant(a["deberta-v2"], HEADS["single"], slow=True),
         "camembert.slow.tokens": Variant(a["camembert"], HEADS["tokens"], slow=True),
     }
+    # The others in tests/unit/test_torch_engine.py: these go through a whole build.
+    torch = {
+        f"{name}.torch": replace(variant, engine="torch", served=False)
+        for name, variant in {**plain, **others}.items()
+        if name in {"bert.single", "xlm-roberta.tokens", "deberta-v2.convolved.tokens"}
+    }
     real = {
         "pii": Real(a["bert"], Head(TOKENS, ()), served=True),
         "spam": Real(a["bert"], Head(SEQUENCE, ()), served=True),
     }
-    return {**plain, **onnx, **others, **real}
+    return {**plain, **onnx, **others, **torch, **real}
 
 
 VARIANTS: Mapping[str, Variant] = _variants()
@@ -116,7 +122,7 @@ class Zoo:
 
     def checkpoint(self, name: str) -> Path:
         """The folder of the checkpoint of variant `name`; another engine takes the same one."""
-        folder = self._checkpoints / name.removesuffix(".onnxruntime")
+        folder = self._checkpoints / name.removesuffix(".onnxruntime").removesuffix(".torch")
         if not folder.exists():
             VARIANTS[name].make(name, folder)
         return folder

@@ -59,13 +59,29 @@ class PackedModel:
         names = (contract.INPUT_IDS.name, contract.TOKEN_TYPE_IDS.name)
         inputs = {name: given[name] for name in names if name in given}
         if self._takes_positions:
-            inputs[POSITION_IDS] = given[POSITION_IDS].long() + self._offset
+            inputs[POSITION_IDS] = _positions(given, self._offset)
         token = _asked.set(_Asked({**inputs, **attention}, given[SEGMENT_IDS], given.get(FIRST_TOKENS)))
         try:
             logits: torch.Tensor = self.model(input_ids=given[contract.INPUT_IDS.name]).logits
         finally:
             _asked.reset(token)
         return logits
+
+
+def _positions(given: Mapping[str, torch.Tensor], offset: int) -> torch.Tensor:
+    """The ids of the positions [R, L] in each text, as the model counts them.
+
+    One that begins behind its padding token's id leaves out tokens of that id, also inside a text where somebody
+    wrote it: they have the position of padding. (transformers' ``create_position_ids_from_input_ids``.)
+    """
+    positions = given[POSITION_IDS].long()
+    if not offset:
+        return positions
+    padding = offset - 1
+    counts = (given[contract.INPUT_IDS.name] != padding).long()
+    until = counts.cumsum(-1)
+    starts = torch.arange(positions.shape[-1], device=positions.device) - positions
+    return (until - (until - counts).gather(-1, starts)) * counts + padding
 
 
 def block_diagonal(model: PreTrainedModel, segments: torch.Tensor) -> dict[str, torch.Tensor]:
