@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,16 @@ def test_a_built_repository(repository: Path) -> None:
         check_steps(ensemble, steps)
         assert read_config(repository / model.name / BUILDS / model.build) == ensemble
         assert (repository / model.name / "1").is_dir()
+
+
+@pytest.mark.parametrize("most", [1, 16, 64, 256])
+def test_no_batch_is_preferred_that_is_larger_than_any_may_be(most: int) -> None:
+    """Triton would not load the step."""
+    built = replace(plan("text-classification", ("input_ids", "attention_mask")), max_batch_size=most)
+    template = read_config(ROOT / "models" / "encoder_python").dynamic_batching.preferred_batch_size
+    assert template
+    preferred = configurations(built)["encoder"].dynamic_batching.preferred_batch_size
+    assert list(preferred) == [min(size, most) for size in template]
 
 
 def test_an_engine_can_add_to_its_template() -> None:

@@ -71,6 +71,8 @@ def configurations(plan: Plan) -> dict[str, ModelConfig]:
             config.MergeFrom(plan.artefact.config)
         config.name = step_name(plan.name, role, plan.build)
         config.max_batch_size = plan.max_batch_size
+        preferred = config.dynamic_batching.preferred_batch_size if config.HasField("dynamic_batching") else []
+        preferred[:] = sorted({min(size, plan.max_batch_size) for size in preferred})  # Triton refuses larger ones
         _set_tensors(config, inputs, outputs)
         config.parameters[contract.PARAM_BUILD].string_value = plan.build
         configs[role] = config
