@@ -205,8 +205,10 @@ def test_a_server_that_loses_a_process_and_then_goes_away(repository: Path) -> N
         with Client(server.grpc_url) as client:
             assert client.classify("single", ["a"])
             stubs = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in descendants(server.process.pid)}
-            (encoder,) = [pid for pid, line in stubs.items() if "single_encoder_" in line]
-            os.kill(encoder, signal.SIGKILL)
+            encoders = [pid for pid, line in stubs.items() if "single_encoder_" in line]
+            assert encoders
+            for encoder in encoders:  # one for each instance
+                os.kill(encoder, signal.SIGKILL)
             time.sleep(0.5)
             with pytest.raises(Unavailable, match="cannot serve model single now"):
                 client.classify("single", ["a"])
