@@ -36,6 +36,7 @@ from tritext.serve import Server
 
 ROUNDS: Final = 5
 CONCURRENCY, BATCH_SIZE = 16, 8  # of the load generator
+POLL: Final = 0.02  # seconds
 COMMAND: Final = (sys.executable, "-c", "import tritext.cli; tritext.cli.main()", "classify")
 
 
@@ -56,8 +57,12 @@ def classify(served: Served, file: Path, lines: int) -> Classified:
     command = [*COMMAND, served.name, "--file", str(file), "--output-format", "jsonl", "--out", str(out)]
     begun = time.monotonic()
     process = subprocess.Popen([*command, "--url", served.address])
-    _, status, used = os.wait4(process.pid, 0)
+    peak = 0.0
+    while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
+        peak = _peak_megabytes(process.pid) or peak
+        time.sleep(POLL)
     seconds = time.monotonic() - begun
+    _, status, used = ended
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise SystemExit(f"tritext classify ended with {process.returncode}.")
@@ -65,7 +70,14 @@ def classify(served: Served, file: Path, lines: int) -> Classified:
         counts = [min(json.loads(line)["token_count"], served.info.max_length) for line in results]
     if len(counts) != lines:
         raise SystemExit(f"tritext classify wrote {len(counts)} lines for {lines}.")
-    return Classified(lines, seconds, sum(counts) / seconds, _cpu(used), used.ru_maxrss / 1024)
+    return Classified(lines, seconds, sum(counts) / seconds, _cpu(used), peak)
+
+
+def _peak_megabytes(pid: int) -> float | None:
+    """So far; None where it has ended. What wait4 tells includes the memory of the process that it was forked from."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    line = next((line for line in status.splitlines() if line.startswith("VmHWM:")), None)
+    return int(line.split()[1]) / 1024 if line else None
 
 
 def _cpu(used: resource.struct_rusage) -> float:
