@@ -40,8 +40,8 @@ ROUNDS: Final = 5
 CONCURRENCY: Final = 32
 WARMUP, SATURATED = 0.5, 2.0  # seconds of each measurement at saturation
 BASE, SPIKE = 0.15, 1.5  # of what a model can do in its pinned server
-SPIKES: Final = ((1.0, 3.0), (7.0, 9.0)), ((4.0, 6.0), (10.0, 12.0))  # seconds, of each model
-SCHEDULE: Final = 13.0  # seconds
+SPIKES: Final = ((0.5, 2.5), (6.5, 8.5)), ((3.5, 5.5), (9.5, 11.5))  # seconds, of each model
+SCHEDULE: Final = 12.0  # seconds
 SHARED, WITHOUT, PINNED = "shared", "shared, without turns", "pinned"
 
 Runs = Mapping[str, load.Run]
@@ -119,7 +119,7 @@ def requests(served: Served) -> Traffic:
 def one_round(names: Sequence[str], setups: Mapping[str, Setup], seed: int) -> dict[str, Any]:
     """The figures of one round."""
     busy: dict[str, Any] = {
-        name: {setup: setups[setup].saturate(name)[name] for setup in (name, SHARED, PINNED)} for name in names
+        name: {setup: setups[setup].saturate(name)[name] for setup in (name, SHARED, WITHOUT, PINNED)} for name in names
     }
     both = {setup: setups[setup].saturate(*names) for setup in (SHARED, WITHOUT, PINNED)}
     capacity = {name: busy[name][PINNED]["requests_per_second"] for name in names}
@@ -140,6 +140,7 @@ def ratios(names: Sequence[str], figures: Mapping[str, Any]) -> dict[str, float]
         found[f"{name} alone, whole machine, tokens/s"] = alone[name]
         found[f"{name} alone, pinned, requests/s"] = figures["capacity"][name]
         found[f"{name} busy, the other idle: shared ÷ alone"] = speeds[SHARED] / alone[name]
+        found[f"{name} busy, the other idle: without turns ÷ alone"] = speeds[WITHOUT] / alone[name]
         found[f"{name} busy, the other idle: shared ÷ pinned"] = speeds[SHARED] / speeds[PINNED]
     for setup, both in figures["both busy"].items():
         together = sum(some["tokens_per_second"] for some in both.values())
