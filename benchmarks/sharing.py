@@ -64,9 +64,9 @@ class Setup:
         """Send to each model at its times; latencies of each, and of all together."""
         common = {"seconds": SCHEDULE, "warmup": 0.0, "cap": 100_000, "drain": 60.0}
         runs = self._run({name: (load.scheduled_loop, {"due": times, **common}) for name, times in due.items()})
+        models = {name: self._figures(name, run) for name, run in runs.items()}
         latencies = np.concatenate([run.latencies for run in runs.values()])
-        figures: dict[str, Any] = {f"p{p}_ms": 1e3 * _percentile(latencies, p) for p in (50, 90, 99)}
-        return figures | {"models": {name: self._figures(name, run) for name, run in runs.items()}}
+        return {f"p{p}_ms": 1e3 * _percentile(latencies, p) for p in (50, 90, 99)} | {"models": models}
 
     def _run(self, loops: Mapping[str, tuple[Any, Mapping[str, Any]]]) -> Runs:
         async def one(name: str, loop: Any, options: Mapping[str, Any]) -> load.Run:
@@ -86,7 +86,10 @@ class Setup:
             return dict(zip(loops, load.run(all_at_once()), strict=True))
 
     def _figures(self, name: str, run: load.Run) -> dict[str, Any]:
-        return asdict(summary(run, self._sent[name].texts, self._sent[name].tokens))
+        figures = asdict(summary(run, self._sent[name].texts, self._sent[name].tokens))
+        if not figures["requests_per_second"]:
+            raise SystemExit(f"{name} at {self._served[name].address} answered nothing: {figures['failed']}.")
+        return figures
 
 
 def _percentile(latencies: NDArray[np.float64], percentile: int) -> float:
@@ -163,7 +166,8 @@ def serving(repository: Path, names: Sequence[str]) -> Iterator[dict[str, Setup]
     half = len(cores) // 2
     if half == 0 or not shutil.which("taskset"):
         raise SystemExit("This compares halves of the machine: it needs two cores, and taskset (of util-linux).")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # or stopped servers would be left
+    # As Ctrl-C, which the event loop ends cleanly on: otherwise stopped servers would be left.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     with contextlib.ExitStack() as stack:
         turns = stack.enter_context(tempfile.TemporaryDirectory())
 
@@ -203,4 +207,7 @@ def main(repository: str, *names: str, rounds: int = ROUNDS) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 4:
         raise SystemExit("usage: python -m benchmarks.sharing REPOSITORY MODEL_A MODEL_B")
-    main(*sys.argv[1:4])
+    try:
+        main(*sys.argv[1:4])
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
