@@ -144,7 +144,6 @@ class _Builder:
         parity = parities.compare(Pipeline.from_folders(**folders), examples, settings, precision)
         scale = max(1.0, *(float(abs(example.logits).max()) for example in examples))
         tolerances = {known: share * scale for known, share in parities.TOLERANCE.items()}
-        tolerances[precision] = parity.tolerance["logits"]
         return finish(encoder, folders["encoder"], examples, tolerances), parity
 
     def _commit(self, staged: Path, model: BuiltModel, inputs: Inputs, made: _Made) -> Manifest:

@@ -58,6 +58,8 @@ def accuracy(stage: EncoderStage, examples: Sequence[Example], settings: TaskSet
             logits.append(np.atleast_2d(answer[contract.LOGITS.name][0]))
     got, expected = np.concatenate(logits), np.concatenate([np.atleast_2d(each.logits) for each in examples])
     agree = decisions(got, settings)[0] == decisions(expected, settings)[0]
+    if settings.problem_type == "regression":  # it decides nothing; its drift, in its own unit, is judged alone
+        agree = np.ones_like(agree)
     scores = task_named(settings.task).scores
     drift = np.abs(scores(got, settings) - scores(expected, settings)).max(axis=-1)
     return Accuracy(

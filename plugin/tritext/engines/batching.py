@@ -24,6 +24,8 @@ FloatArray = NDArray[np.float32]
 
 # Row lengths are rounded up to a multiple of this: fewer shapes for an engine to prepare for.
 _STEP: Final = 8
+_STRETCH: Final = 1.25  # the last call may be so much larger, which is cheaper than one more
+_LAST: Final = 1 << 31  # beyond every index
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,33 +129,18 @@ class Packed:
     kind: ClassVar[str] = "packed"
 
     def calls(self, texts: Texts, pad_id: int, *, per_text: bool) -> Iterator[Call]:
-        """Full rows first; a call's rows are as long as its fullest."""
+        """The longest texts first: one that is longer than `row_length` makes all rows of its call as long."""
         starts = np.cumsum(texts.lengths) - texts.lengths
-        rows = list(self._rows(texts.lengths.tolist()))
-        budget = self.row_length * self.rows
-        at = 0
-        while at < len(rows):
-            width = -(-rows[at].size // _STEP) * _STEP
-            count = max(1, budget // width)
-            yield _packed_call(texts, starts, rows[at : at + count], pad_id, per_text=per_text)
-            at += count
-
-    def _rows(self, lengths: Sequence[int]) -> Iterator["_Row"]:
-        """Texts by row, the longest rows first. What fits one row and a half is one row: cheaper than two."""
-        total = sum(lengths)
-        room = total if total <= self.row_length * 3 // 2 else self.row_length
-        left = sorted((length, index) for index, length in enumerate(lengths))
-        rows = []
+        left = sorted((length, index) for index, length in enumerate(texts.lengths.tolist()))
+        total = int(texts.lengths.sum())
         while left:
-            size, index = left.pop()
-            row = [index]
-            free = room - size
-            while left and (place := bisect_right(left, (free, len(lengths)))):
-                length, index = left.pop(place - 1)
-                row.append(index)
-                size, free = size + length, free - length
-            rows.append(_Row(row, size))
-        return iter(sorted(rows, key=lambda row: -row.size))
+            width = max(self.row_length, left[-1][0])
+            most = max(1, self.row_length * self.rows // width)
+            rows = _fitted(left, total, width, most) or _filled(left, width, most)
+            total -= sum(row.size for row in rows)
+            taken = {index for row in rows for index in row.texts}
+            left = [each for each in left if each[1] not in taken]
+            yield _packed_call(texts, starts, rows, pad_id, per_text=per_text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +149,48 @@ class _Row:
     size: int
 
 
+def _filled(lengths: Sequence[tuple[int, int]], room: int, most: int) -> list[_Row]:
+    """At most `most` rows of at most `room` tokens, or of one longer text; `lengths` are (length, index), ascending."""
+    left = list(lengths)
+    rows: list[_Row] = []
+    while left and len(rows) < most:
+        size, index = left.pop()
+        row = [index]
+        free = room - size
+        while left and (place := bisect_right(left, (free, _LAST))):
+            length, index = left.pop(place - 1)
+            row.append(index)
+            size, free = size + length, free - length
+        rows.append(_Row(row, size))
+    return rows
+
+
+def _fitted(lengths: Sequence[tuple[int, int]], total: int, width: int, most: int) -> list[_Row]:
+    """All that is left in one last call, its rows as long as makes them full; no rows where one call is too few.
+
+    A few texts hardly ever fill rows of a given length.
+    """
+    if total > most * width:
+        return []
+    best: list[_Row] = []
+    least = most * width * _STRETCH
+    fewest = max(1, total // width)
+    for count in range(fewest, fewest + 3):
+        for spare in (1.0, 1.05, 1.2):
+            room = _rounded(int(total / count * spare) + 1)
+            rows = _filled(lengths, max(room, lengths[-1][0]), count)
+            computed = len(rows) * _rounded(max(row.size for row in rows))
+            if sum(row.size for row in rows) == total and computed < least:
+                best, least = rows, computed
+    return best
+
+
+def _rounded(size: int) -> int:
+    return -(-size // _STEP) * _STEP
+
+
 def _packed_call(texts: Texts, starts: NDArray[np.int64], rows: Sequence[_Row], pad_id: int, *, per_text: bool) -> Call:
-    width = -(-max(row.size for row in rows) // _STEP) * _STEP
+    width = _rounded(max(row.size for row in rows))
     shape = (len(rows), width)
     arrays = {name: np.full(shape, _padding(name, pad_id), dtype=np.int32) for name in texts.values}
     positions, segments = np.zeros(shape, dtype=np.int32), np.zeros(shape, dtype=np.int32)

@@ -78,12 +78,7 @@ class EncoderStage:
 
     def check(self, examples: Sequence[Example], tolerance: float) -> None:
         """EngineError where a logit is farther than `tolerance` from that of `examples`."""
-        if not examples:
-            return
-        answers = self.process([_request(example, self._settings.inputs) for example in examples])
-        for example, answer in zip(examples, answers, strict=True):
-            logits = {} if isinstance(answer, TritextError) else answer
-            difference = _difference(example.logits, logits.get(contract.LOGITS.name))
+        for example, difference in zip(examples, self.differences(examples), strict=True):
             if not difference <= tolerance:  # a NaN is a mismatch too
                 text = example.text if example.pair is None else f"{example.text} | {example.pair}"
                 shown = text if len(text) <= 60 else text[:59] + "…"
@@ -91,7 +86,18 @@ class EncoderStage:
                     f"It is wrong on this machine: for the text {shown!r} its logits differ by {difference:.3g} from "
                     f"the checkpoint's, and {tolerance:.3g} is allowed."
                 )
+
+    def differences(self, examples: Sequence[Example]) -> list[float]:
+        """How far a logit is from the one of each of `examples`, asked together; infinite where the shapes differ."""
+        if not examples:
+            return []
+        answers = self.process([_request(example, self._settings.inputs) for example in examples])
         self.counts = Counts()
+        logits = [{} if isinstance(answer, TritextError) else answer for answer in answers]
+        return [
+            _difference(example.logits, each.get(contract.LOGITS.name))
+            for example, each in zip(examples, logits, strict=True)
+        ]
 
     def process(self, requests: Sequence[Request]) -> list[Answer | TritextError]:
         """Logits [N, C] or [N, L, C] for each request, padded as its ids were."""
