@@ -25,7 +25,7 @@ from tritext.bench.served import Served
 from tritext.bench.traffic import Traffic, traffic
 from tritext.serve import Server
 
-ROUNDS = 7
+ROUNDS = 5
 SATURATED = {"one text a request": (64, 1), "eight texts a request": (16, 8)}
 SINGLE = "one caller, 16 tokens"
 

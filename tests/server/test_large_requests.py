@@ -13,7 +13,7 @@ from tritext.engines.turns import TURNS
 from tritext.serve import Server
 
 NAMES = ("one", "other")
-LARGE = 4096  # what a build for text classification takes at most where nobody says otherwise
+LARGE = 4096
 WORDS = "all human beings are born free and equal in dignity and rights"
 LONG = [f"{index} {WORDS} {index % 7} {WORDS[: index % 60]}" for index in range(LARGE)]
 # Between this and what a server manages that makes everybody wait lies a factor of ten at least.
@@ -26,7 +26,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("large")
     for seed, name in enumerate(NAMES):
         checkpoint = make_checkpoint(folder / name, seed=seed, hidden_size=192, intermediate_size=384)
-        quick_build(checkpoint, folder / "repository", name)
+        quick_build(checkpoint, folder / "repository", name, max_batch_size=LARGE, instances=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(TURNS, str(folder))  # turns among themselves, whatever else this machine serves
         with Server(folder / "repository", grpc_port=0, http_port=0, metrics_port=0) as server:

@@ -74,7 +74,9 @@ class _Builder:
         options = self._options
         commits.check_name(options.repository, options.name)
         specs(options.engine, options.precision)
-        if options.max_batch_size is not None and not 1 <= options.max_batch_size <= 65536:
+        if not 1 <= options.instances <= 64:
+            raise BuildError(f"--instances {options.instances} must be from 1 to 64.")
+        if not 1 <= options.max_batch_size <= 65536:
             raise BuildError(f"--max-batch-size {options.max_batch_size} must be from 1 to 65536 rows.")
 
     def _read(self) -> tuple[Inputs, PreTrainedTokenizerBase]:
@@ -84,8 +86,6 @@ class _Builder:
             parameters.check_defaults(task_named(facts.task).parameters, self._options.defaults)
         except InvalidInput as error:
             raise BuildError(f"A --default cannot be. {error}") from error
-        if self._options.max_batch_size is None:
-            self._options = replace(self._options, max_batch_size=_most_texts(facts.task))
         inputs = Inputs(facts, self._options, self._source.hashes())
         self._progress.done(f"{facts.architecture}, {facts.task}, {len(facts.labels)} labels")
         return inputs, tokenizer
@@ -148,7 +148,10 @@ class _Builder:
 
     def _commit(self, staged: Path, model: BuiltModel, inputs: Inputs, made: _Made) -> Manifest:
         self._progress.step("Commit")
-        plan = Plan(model.name, model.build, made.settings, made.encoder.artefact, inputs.max_batch_size)
+        options = self._options
+        plan = Plan(
+            model.name, model.build, made.settings, made.encoder.artefact, options.max_batch_size, options.instances
+        )
         configs = configurations(plan)
         for role in ROLES:
             write_config(configs[role], staged / role / CONFIG)
@@ -173,11 +176,6 @@ class _Builder:
         except RepositoryError:
             return None
         return model.build if model else None
-
-
-def _most_texts(task: str) -> int:
-    """A request of so many long texts keeps its tensors below some 100 MB."""
-    return 4096 if len(task_named(task).logits.dims) == 1 else 256
 
 
 def _verdict(parity: Parity) -> str:

@@ -48,6 +48,7 @@ class Plan:
     settings: TaskSettings
     artefact: Artefact
     max_batch_size: int
+    instances: int = 1  # of the encoder
 
     @property
     def encoder_inputs(self) -> tuple[Tensor, ...]:
@@ -71,6 +72,8 @@ def configurations(plan: Plan) -> dict[str, ModelConfig]:
             config.MergeFrom(plan.artefact.config)
         config.name = step_name(plan.name, role, plan.build)
         config.max_batch_size = plan.max_batch_size
+        if role == "encoder" and config.instance_group:
+            config.instance_group[0].count = plan.instances
         preferred = config.dynamic_batching.preferred_batch_size if config.HasField("dynamic_batching") else []
         preferred[:] = sorted({min(size, plan.max_batch_size) for size in preferred})  # Triton refuses larger ones
         _set_tensors(config, inputs, outputs)

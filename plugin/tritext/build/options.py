@@ -27,7 +27,8 @@ class BuildOptions:
     precision: str = AUTO
     texts: Sequence[TextInput] = ()
     bounds: Bounds = field(default_factory=Bounds)
-    max_batch_size: int | None = None  # texts a request; None: what suits the task
+    instances: int = 1  # processes that encode, each with all of the model
+    max_batch_size: int = 256  # texts a request
     overrides: Overrides = field(default_factory=Overrides)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     force: bool = False

@@ -31,11 +31,6 @@ class Inputs:
     options: BuildOptions
     files: Mapping[str, str]
 
-    @property
-    def max_batch_size(self) -> int:
-        """Texts a request; the options of a build under way always say it."""
-        return self.options.max_batch_size or 1
-
     def fingerprint(self) -> str:
         """A hash that changes with anything that can change an answer."""
         facts, options = self.facts, self.options
@@ -45,6 +40,7 @@ class Inputs:
             "facts": [facts.task, facts.labels, facts.problem_type, facts.max_length],
             "tokenizer": Source("", tokenizer, None).hashes() if tokenizer else {},
             "options": [options.engine, options.precision, options.max_batch_size, sorted(options.defaults.items())],
+            "instances": options.instances,
             "gate": [options.texts, options.bounds.agreement, options.bounds.drift],
             "templates": _template_hashes(),
             "versions": _versions("openvino", "nncf", "onnxruntime"),
@@ -65,7 +61,7 @@ def manifest(model: BuiltModel, inputs: Inputs, encoder: Encoder, parity: Parity
         labels=facts.labels,
         problem_type=facts.problem_type,
         max_length=facts.max_length,
-        max_batch_size=inputs.max_batch_size,
+        max_batch_size=inputs.options.max_batch_size,
         checkpoint=_checkpoint(inputs),
         engine={"name": encoder.variant.engine, "precision": encoder.variant.precision, **encoder.artefact.versions},
         steps={role: step_name(model.name, role, model.build) for role in ROLES},

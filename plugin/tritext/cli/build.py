@@ -60,9 +60,10 @@ def build(
     problem_type: ProblemTypeOption = None,
     max_length: MaxLengthOption = None,
     tokenizer: TokenizerOption = None,
-    max_batch_size: Annotated[
-        int | None, typer.Option(help="Most texts a request; 4096, or 256 where every token gets a label.")
-    ] = None,
+    max_batch_size: Annotated[int, typer.Option(help="Most texts a request.")] = 256,
+    instances: Annotated[
+        int, typer.Option(help="Processes that encode. With 2, small requests pass large ones; all take longer.")
+    ] = 1,
     default: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Default of a request parameter, e.g. truncation=error."),
@@ -90,6 +91,7 @@ def build(
         precision=precision,
         texts=_texts(texts),
         bounds=Bounds(min_agreement, max_drift),
+        instances=instances,
         max_batch_size=max_batch_size,
         overrides=Overrides(task, names_in(labels), problem_type, max_length, tokenizer),
         defaults=_defaults(default or []),
