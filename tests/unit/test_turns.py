@@ -1,5 +1,6 @@
 """Encoders in processes of their own that take turns: one at a time, all of them, whatever becomes of one."""
 
+import gc
 import logging
 import os
 import signal
@@ -189,3 +190,11 @@ def test_turns_can_be_switched_off_and_are_where_no_lock_can_be_had(
         absent: Any = turn()
     assert isinstance(absent, NoTurn)
     assert "Encoders do not take turns" in caplog.text
+
+
+def test_an_encoder_that_is_gone_leaves_no_file_open(tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(50):
+        Turn(tmp_path)
+    gc.collect()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

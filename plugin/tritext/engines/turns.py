@@ -16,6 +16,7 @@ import logging
 import os
 import tempfile
 import time
+import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -36,6 +37,7 @@ class Turn:
         # Those that are pinned to other cores are no rivals.
         cores = hashlib.sha256(repr(sorted(os.sched_getaffinity(0))).encode()).hexdigest()[:8]
         self._files = [_opened(folder / f"tritext-{os.getuid()}-{cores}-{name}.lock") for name in ("call", "next")]
+        weakref.finalize(self, _close, self._files)
         self._lapsed_until = 0.0
         self._mine = False
 
@@ -86,6 +88,11 @@ def turn() -> Turn | NoTurn:
 
 def _opened(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _close(files: list[int]) -> None:
+    for file in files:
+        os.close(file)
 
 
 def _take(file: int, deadline: float) -> bool:
