@@ -7,7 +7,7 @@ without torch.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Self
@@ -16,6 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from tritext import contract
 from tritext.errors import RepositoryError
 
 SCHEMA: Final = 1
@@ -89,6 +90,14 @@ class Example:
     input_ids: NDArray[np.int32]
     token_type_ids: NDArray[np.int32]
     logits: NDArray[np.float32]
+
+    def encoder_arrays(self, inputs: Container[str]) -> dict[str, NDArray[np.int32]]:
+        """What the encoder step gets for this text alone, [1, L] each; token types only where `inputs` has them."""
+        ids = self.input_ids.astype(np.int32)[None]
+        arrays = {contract.INPUT_IDS.name: ids, contract.ATTENTION_MASK.name: np.ones_like(ids)}
+        if contract.TOKEN_TYPE_IDS.name in inputs and self.token_type_ids.size:
+            arrays[contract.TOKEN_TYPE_IDS.name] = self.token_type_ids.astype(np.int32)[None]
+        return arrays
 
 
 def write_reference(folder: Path, examples: Sequence[Example], file: str = REFERENCE) -> None:

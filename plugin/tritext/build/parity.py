@@ -87,14 +87,7 @@ def request_for(example: Example) -> Request:
 
 def encoder_request(example: Example, settings: TaskSettings) -> Request:
     """What the encoder gets for `example` alone."""
-    ids = example.input_ids[None]
-    tensors = {
-        contract.INPUT_IDS.name: ids,
-        contract.ATTENTION_MASK.name: np.ones_like(ids),
-        contract.TOKEN_TYPE_IDS.name: example.token_type_ids[None],
-    }
-    kept = {name: tensor for name, tensor in tensors.items() if name in settings.encoder_inputs}
-    return Request({**kept, contract.ATTENTION_MASK.name: tensors[contract.ATTENTION_MASK.name]})
+    return Request(example.encoder_arrays(settings.encoder_inputs))
 
 
 def _bytes(text: str) -> NDArray[np.object_]:

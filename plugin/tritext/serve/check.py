@@ -41,21 +41,12 @@ def check_engine(model: BuiltModel, infer: Infer, *, budget: float = BUDGET) -> 
     for example in examples:
         if asked >= AT_LEAST and time.monotonic() > deadline:
             break
-        logits = infer(step, _arrays(example, inputs)).get(contract.LOGITS.name)
+        logits = infer(step, example.encoder_arrays(inputs)).get(contract.LOGITS.name)
         difference = _difference(model, example, logits)
         if not difference <= tolerance:  # a NaN is a mismatch too
             raise _mismatch(model, example, f"its logits differ by {difference:.3g} from the checkpoint's", tolerance)
         worst, asked = max(worst, difference), asked + 1
     return Checked(model.name, asked, len(examples), worst, tolerance)
-
-
-def _arrays(example: Example, inputs: set[str]) -> dict[str, NDArray[np.int32]]:
-    """The example as the encoder's inputs, INT32 [1, L] each."""
-    ids = example.input_ids.astype(np.int32)[None]
-    arrays = {contract.INPUT_IDS.name: ids, contract.ATTENTION_MASK.name: np.ones_like(ids)}
-    if example.token_type_ids.size:
-        arrays[contract.TOKEN_TYPE_IDS.name] = example.token_type_ids.astype(np.int32)[None]
-    return {name: array for name, array in arrays.items() if name in inputs}
 
 
 def _difference(model: BuiltModel, example: Example, logits: NDArray[np.float32] | None) -> float:

@@ -91,7 +91,7 @@ class EncoderStage:
         """How far a logit is from the one of each of `examples`, asked together; infinite where the shapes differ."""
         if not examples:
             return []
-        answers = self.process([_request(example, self._settings.inputs) for example in examples])
+        answers = self.process([Request(example.encoder_arrays(self._settings.inputs)) for example in examples])
         self.counts = Counts()
         logits = [{} if isinstance(answer, TritextError) else answer for answer in answers]
         return [
@@ -127,14 +127,6 @@ class EncoderStage:
             with self._turn:
                 outputs = list(run(self._runner.run, arrays))
             yield from zip(some, outputs, strict=True)
-
-
-def _request(example: Example, inputs: Sequence[str]) -> Request:
-    ids = example.input_ids[None]
-    arrays = {contract.INPUT_IDS.name: ids, contract.ATTENTION_MASK.name: np.ones_like(ids)}
-    if contract.TOKEN_TYPE_IDS.name in inputs:
-        arrays[contract.TOKEN_TYPE_IDS.name] = example.token_type_ids[None]
-    return Request(arrays)
 
 
 def _difference(expected: NDArray[np.float32], got: NDArray[np.float32] | None) -> float:
