@@ -157,4 +157,6 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    if sys.argv[1:] not in (["spam"], ["pii"]):
+        raise SystemExit("usage: python -m benchmarks.precision spam | pii")
+    main(sys.argv[1])
