@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from tritext import contract
 from tritext.engines import engine_named
 from tritext.engines.base import Runner, RunnerOptions
-from tritext.engines.batching import AnyLayout, Call, Packed, Sorted, Texts
+from tritext.engines.batching import Call, Packed, Sorted, Texts
+from tritext.engines.layouts import AnyLayout
 from tritext.engines.machine import streams, threads
 from tritext.repository import BuiltModel, committed
 from tritext.settings import EngineSettings, Variant

@@ -17,7 +17,8 @@ from rich.table import Table
 
 from benchmarks.report import write
 from tritext import Client
-from tritext.repository import ROLES, committed, step_name
+from tritext.naming import ROLES, step_name
+from tritext.repository import committed
 from tritext.serve import Server
 
 RUNS, TEXTS = 7, 200

@@ -12,10 +12,10 @@ import numpy as np
 import checkpoints
 from tritext import contract
 from tritext.build import BuildOptions, BuildResult, build
-from tritext.build.progress import Progress
 from tritext.build.source import locate
 from tritext.errors import TritextError
 from tritext.pipeline import Pipeline
+from tritext.progress import Progress
 from tritext.repository import BuiltModel
 from tritext.stages.base import Request
 

@@ -12,6 +12,7 @@
       spam_tokenizer_3f9c01aa/          the steps, under build-stamped names
       spam_encoder_3f9c01aa/
       spam_postprocess_3f9c01aa/
+      spam_engine_3f9c01aa/             only where the encoder step calls an engine that is a model of its own
 
 One build before the committed one is kept. While a build runs there is a lock, and a folder that Triton does not
 look at: see build/staging.py.
@@ -28,20 +29,14 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritext import contract
 from tritext.errors import RepositoryError
 from tritext.manifest import MANIFEST, Example, Manifest, read_reference, sha256
+from tritext.naming import ENGINE_ROLE, ROLES, step_name
 
 CONFIG: Final = "config.pbtxt"
 BUILDS: Final = "builds"
 VERSION: Final = "1"
 KEPT: Final = ".keep"
-ROLES: Final = ("tokenizer", "encoder", "postprocess")
 
 NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-STEP_PATTERN: Final = re.compile(rf"(?P<name>.+)_(?P<role>{'|'.join(ROLES)})_(?P<build>[0-9a-f]{{8}})")
-
-
-def step_name(name: str, role: str, build: str) -> str:
-    """The Triton model name of one step of one build."""
-    return f"{name}_{role}_{build}"
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -77,6 +72,11 @@ class BuiltModel:
     def step(self, role: str) -> Path:
         """The version folder of the step that plays `role`."""
         return self.repository / step_name(self.name, role, self.build) / VERSION
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Of all its steps, the engine's where it is a model of its own."""
+        return (*ROLES, ENGINE_ROLE) if self.step(ENGINE_ROLE).is_dir() else ROLES
 
     def damage(self) -> list[str]:
         """What is missing or not as it was built, as paths below the repository. Reads every file."""

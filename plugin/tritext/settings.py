@@ -42,6 +42,7 @@ class TaskSettings(_Stored):
     pad_id: int
     unk_id: int | None
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of request parameters, chosen at build
+    lengths: tuple[int, ...] = ()  # each request is padded up to one of them; where there are none, to its longest text
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from hard_texts import PAIRS, SINGLE
 from reference import Item, Reference
 from zoo import Zoo
 
-from tritext.repository import step_name
+from tritext.naming import step_name
 from tritext.serve import Server
 
 CALLERS = 16

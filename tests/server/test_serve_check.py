@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from tritext.errors import RepositoryError, ServeError
 from tritext.manifest import MANIFEST, Example, write_reference
-from tritext.repository import CONFIG, BuiltModel, step_name
+from tritext.naming import step_name
+from tritext.repository import CONFIG, BuiltModel
 from tritext.serve.check import AT_LEAST, check_engine
 from tritext.serve.remote import Arrays
 

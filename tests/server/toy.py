@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from tritext import contract
 from tritext.manifest import MANIFEST, Example, Manifest, write_reference
-from tritext.repository import BUILDS, CONFIG, ROLES, VERSION, BuiltModel, step_name
+from tritext.naming import ROLES, step_name
+from tritext.repository import BUILDS, CONFIG, VERSION, BuiltModel
 
 TEXTS = (
     "Hi",

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tritext.engines.batching import AnyLayout, Call, Packed, Sorted, Texts, layout_from, layout_values
+from tritext.engines.batching import Call, Packed, Sorted, Texts
+from tritext.engines.fixed import Bucketed, PackedCalls
+from tritext.engines.layouts import AnyLayout, layout_from, layout_values
 from tritext.settings import EngineSettings
 from tritext.stages.base import Request
 from tritext.stages.encoder import EncoderStage
@@ -108,7 +110,10 @@ def test_texts_are_taken_out_of_their_requests_in_order() -> None:
 # --- the stage ---------------------------------------------------------------------------------------------------
 
 Arrays = Mapping[str, NDArray[np.int32]]
-LAYOUTS: list[AnyLayout] = [Sorted(512), Sorted(8), Packed(128, 4), Packed(64, 8), Packed(32, 1)]
+LAYOUTS: list[AnyLayout] = [
+    Sorted(512), Sorted(8), Packed(128, 4), Packed(64, 8), Packed(32, 1),
+    PackedCalls(((1, 16), (1, 64), (4, 64), (1, 512))), Bucketed((4, 16, 64), 3),
+]  # fmt: skip
 
 
 class ByToken:

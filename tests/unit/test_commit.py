@@ -20,8 +20,9 @@ from building import answers, make_checkpoint, quick_build, snapshot
 from crashing import Points, played_back, record
 from tritext.build.staging import LOCK, STAGING, staging
 from tritext.errors import RepositoryError
+from tritext.naming import ROLES, step_name
 from tritext.pipeline import Pipeline
-from tritext.repository import BUILDS, CONFIG, ROLES, BuiltModel, committed, step_name
+from tritext.repository import BUILDS, CONFIG, BuiltModel, committed
 
 SCRIPT = Path(__file__).parents[1] / "crashing.py"
 

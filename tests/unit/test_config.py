@@ -15,7 +15,8 @@ from tritext.build.config import Plan, configurations, templates, write_config
 from tritext.contract import Tensor
 from tritext.engines.base import Artefact
 from tritext.errors import RepositoryError
-from tritext.repository import BUILDS, ROLES, BuiltModel, models, read_config
+from tritext.naming import ROLES
+from tritext.repository import BUILDS, BuiltModel, models, read_config
 from tritext.settings import TaskSettings
 from tritext.tasks import TASKS
 

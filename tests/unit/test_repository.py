@@ -11,19 +11,9 @@ import pytest
 from building import answers, snapshot
 from tritext import contract
 from tritext.errors import EngineError, RepositoryError
+from tritext.naming import ROLES, STEP_PATTERN, step_name
 from tritext.pipeline import Pipeline
-from tritext.repository import (
-    BUILDS,
-    CONFIG,
-    ROLES,
-    STEP_PATTERN,
-    BuiltModel,
-    committed,
-    is_ours,
-    models,
-    read_config,
-    step_name,
-)
+from tritext.repository import BUILDS, CONFIG, BuiltModel, committed, is_ours, models, read_config
 
 
 @pytest.fixture

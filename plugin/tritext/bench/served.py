@@ -22,7 +22,7 @@ from tritext.client.codec import Malformed, RequestEncoder, decode
 from tritext.client.errors import Context, not_understood, translate
 from tritext.client.options import Scalar
 from tritext.errors import InvalidInput
-from tritext.repository import ROLES, step_name
+from tritext.naming import ROLES, step_name
 
 METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
 _COUNTED_AT_ONCE: Final = 256

@@ -21,7 +21,6 @@ from tritext.build.encoders import Encoder, EncoderBuilder, finish, step_inputs
 from tritext.build.export import input_names
 from tritext.build.options import BuildOptions, BuildResult
 from tritext.build.parity import Parity
-from tritext.build.progress import Progress, Silent
 from tritext.build.record import Inputs
 from tritext.build.source import Source
 from tritext.build.steps import settings_for, write_steps
@@ -31,8 +30,10 @@ from tritext.contract import TEXT_PAIR
 from tritext.engines.base import PRECISIONS
 from tritext.errors import BuildError, InvalidInput, RepositoryError
 from tritext.manifest import MANIFEST, Example, Manifest, write_reference
+from tritext.naming import ROLES
 from tritext.pipeline import Pipeline
-from tritext.repository import BUILDS, CONFIG, KEPT, ROLES, VERSION, BuiltModel, committed
+from tritext.progress import Progress, Silent
+from tritext.repository import BUILDS, CONFIG, KEPT, VERSION, BuiltModel, committed
 from tritext.settings import TaskSettings
 from tritext.tasks import task_named
 
@@ -128,6 +129,7 @@ class _Builder:
         graph = encoders.export(settings, examples)
         settings = replace(settings, encoder_inputs=step_inputs(graph))
         encoder = encoders.make(graph, settings)
+        settings = replace(settings, lengths=encoder.lengths)
         shutil.rmtree(scratch)
         write_steps(staged, settings, tokenizer, encoder.artefact)
         self._progress.step("Compare with the checkpoint")
@@ -148,12 +150,13 @@ class _Builder:
 
     def _commit(self, staged: Path, model: BuiltModel, inputs: Inputs, made: _Made) -> Manifest:
         self._progress.step("Commit")
-        options = self._options
+        options, encoder = self._options, made.encoder
         plan = Plan(
-            model.name, model.build, made.settings, made.encoder.artefact, options.max_batch_size, options.instances
-        )
+            model.name, model.build, made.settings, encoder.artefact, encoder.max_batch_size(options.max_batch_size),
+            options.instances, encoder.recipe,
+        )  # fmt: skip
         configs = configurations(plan)
-        for role in ROLES:
+        for role in encoder.roles:
             write_config(configs[role], staged / role / CONFIG)
         ensemble = staged / commits.ENSEMBLE
         folder = ensemble / BUILDS / model.build

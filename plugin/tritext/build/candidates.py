@@ -13,17 +13,20 @@ from tritext import contract
 from tritext.bench.lengths import Lengths
 from tritext.build.gate import Accuracy, Bounds, accuracy
 from tritext.build.parity import encoder_request
-from tritext.build.progress import Progress
 from tritext.engines import ENGINES, engine_named
 from tritext.engines.base import Artefact, Ingredients, Precision
-from tritext.engines.batching import AnyLayout, Packed, Sorted, layout_values
+from tritext.engines.batching import Packed, Sorted
+from tritext.engines.layouts import AnyLayout, layout_of, layout_values
 from tritext.errors import BuildError, EngineError, ExportError, TritextError
 from tritext.manifest import Example
+from tritext.progress import Progress
 from tritext.settings import EngineSettings, TaskSettings, Variant
 from tritext.stages.base import Request
 from tritext.stages.encoder import EncoderStage
 
 AUTO: Final = "auto"
+TENSORRT: Final = "tensorrt"
+_PLANS: Final = ("fp16", "bf16", "fp32")  # in this order "auto" tries them for a plan, whose speed it cannot measure
 _TIMED: Final = 64  # texts of mixed lengths in one timing
 _ROUNDS: Final = 3
 _MARGIN: Final = 1.03  # a layout must be so much faster than the usual one; less is noise
@@ -71,6 +74,8 @@ def specs(engine: str, precision: str) -> list[Spec]:
     """The engines and precisions that `engine` and `precision`, or "auto", stand for; EngineError where none fits."""
     engines = [e for e in ENGINES.values() if e.automatic()] if engine == AUTO else [engine_named(engine)]
     found: list[Spec] = [(e.name, p) for e in engines for p in e.precisions if precision in {AUTO, p}]
+    if (engine, precision) == (TENSORRT, AUTO):
+        found = [(engine, p) for e, p in found if p in _PLANS]
     if not found:
         known = sorted({p for e in engines for p in e.precisions})
         raise EngineError(f"Engine {engine} has no precision {precision!r}; it has {', '.join(known)}.")
@@ -108,11 +113,7 @@ class Contest:
                 candidate.chosen, candidate.verdict = True, "chosen"
                 return candidates, candidate
             self._progress.done(candidate.verdict)
-        faults = "; ".join(f"{each.name}: {each.verdict}" for each in candidates)
-        raise BuildError(
-            f"No way to run this model passes the gate ({faults}). Choose another --engine or --precision, give texts "
-            "of your own with --texts, or accept less with --min-agreement and --max-drift."
-        )
+        raise _none_passes(candidates)
 
     def _build(self, candidate: Candidate) -> EncoderStage | None:
         """The candidate's encoder; None, and why, where it cannot be had."""
@@ -194,6 +195,41 @@ class Contest:
         candidate.accuracy = found
         candidate.verdict = found.fault(self._bounds) or ""
         return not candidate.verdict
+
+
+class PlanContest(Contest):
+    """For what will run elsewhere: judged by its answers alone, on the CPU, in the order given."""
+
+    def run(self, wanted: Sequence[Spec]) -> tuple[list[Candidate], Candidate]:
+        """The candidates, and the first of them that passes. BuildError where none does."""
+        candidates = [Candidate(*spec) for spec in wanted]
+        for candidate in candidates:
+            if self._build(candidate) is None:
+                continue
+            self._progress.step(f"Judge {candidate.name}")
+            if self._judge(candidate):
+                self._progress.done(_figures(candidate))
+                for other in candidates:
+                    other.verdict = other.verdict or "not needed"
+                candidate.chosen, candidate.verdict = True, "chosen"
+                return candidates, candidate
+            self._progress.done(candidate.verdict)
+        raise _none_passes(candidates)
+
+    def _layouts(self, *, uses_cores: bool) -> tuple[AnyLayout, ...]:
+        """The one that its shapes leave."""
+        del uses_cores
+        if self._ingredients.shapes is None:
+            raise BuildError("A plan needs shapes.")
+        return (layout_of(self._ingredients.shapes),)
+
+
+def _none_passes(candidates: Sequence[Candidate]) -> BuildError:
+    faults = "; ".join(f"{each.name}: {each.verdict}" for each in candidates)
+    return BuildError(
+        f"No way to run this model passes the gate ({faults}). Choose another --engine or --precision, give texts of "
+        "your own with --texts, or accept less with --min-agreement and --max-drift."
+    )
 
 
 def _figures(candidate: Candidate) -> str:

@@ -14,18 +14,8 @@ from typing import Final
 from tritext.build.staging import has_leftovers, staging
 from tritext.errors import RepositoryError
 from tritext.manifest import sha256
-from tritext.repository import (
-    BUILDS,
-    CONFIG,
-    NAME_PATTERN,
-    ROLES,
-    STEP_PATTERN,
-    VERSION,
-    BuiltModel,
-    committed,
-    is_ours,
-    step_name,
-)
+from tritext.naming import ENGINE_ROLE, ROLES, STEP_PATTERN, step_name
+from tritext.repository import BUILDS, CONFIG, NAME_PATTERN, VERSION, BuiltModel, committed, is_ours
 
 ENSEMBLE: Final = "ensemble"  # the folder in staging that becomes NAME
 _TRASH: Final = "trash"  # the one that nothing becomes of
@@ -76,7 +66,7 @@ def commit(staged: Path, model: BuiltModel) -> None:
     """Move what is in `staged`, a folder for each role and `ENSEMBLE`, into place and switch the ensemble to it."""
     repository, folder = model.repository, model.repository / model.name
     _flush(staged)
-    for role in ROLES:
+    for role in _roles(staged):
         (staged / role).rename(repository / step_name(model.name, role, model.build))
     _flush_names(repository)
     if folder.exists():
@@ -123,14 +113,14 @@ def clean(repository: Path, name: str, staged: Path) -> None:
 
 def is_free(repository: Path, name: str, build: str) -> bool:
     """Whether nothing of `name` has the id `build`."""
-    taken = [repository / step_name(name, role, build) for role in ROLES]
+    taken = [repository / step_name(name, role, build) for role in (*ROLES, ENGINE_ROLE)]
     return not any(os.path.lexists(path) for path in [*taken, repository / name / BUILDS / build])
 
 
 def hashes(staged: Path, model: BuiltModel) -> dict[str, str]:
     """SHA-256 of every file of the steps and the record in `staged`, under its path in the repository."""
     record = Path(BUILDS, model.build)
-    places = {staged / role: Path(step_name(model.name, role, model.build)) for role in ROLES}
+    places = {staged / role: Path(step_name(model.name, role, model.build)) for role in _roles(staged)}
     places[staged / ENSEMBLE / record] = Path(model.name) / record
     return {
         str(place / path.relative_to(folder)): sha256(path)
@@ -138,6 +128,11 @@ def hashes(staged: Path, model: BuiltModel) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def _roles(staged: Path) -> list[str]:
+    """Those that the build in `staged` has: most have no engine of their own."""
+    return [role for role in (*ROLES, ENGINE_ROLE) if (staged / role).is_dir()]
 
 
 def _steps(repository: Path, name: str) -> Iterator[Path]:

@@ -16,8 +16,10 @@ import tritext
 from tritext import contract
 from tritext.contract import Tensor
 from tritext.engines.base import Artefact
+from tritext.engines.plan import Recipe
 from tritext.errors import RepositoryError
-from tritext.repository import ROLES, read_config, step_name
+from tritext.naming import ENGINE_ROLE, ROLES, step_name
+from tritext.repository import read_config
 from tritext.settings import TaskSettings
 from tritext.tasks import task_named
 
@@ -49,6 +51,7 @@ class Plan:
     artefact: Artefact
     max_batch_size: int
     instances: int = 1  # of the encoder
+    recipe: Recipe | None = None  # of its TensorRT plan, where it has one
 
     @property
     def encoder_inputs(self) -> tuple[Tensor, ...]:
@@ -66,7 +69,7 @@ def configurations(plan: Plan) -> dict[str, ModelConfig]:
     }
     configs = {}
     for role, (inputs, outputs) in wiring.items():
-        template = plan.artefact.template if role == "encoder" else role
+        template = plan.artefact.encoder_template if role == "encoder" else role
         config = read_config(templates() / "models" / template)
         if role == "encoder" and plan.artefact.config is not None:
             config.MergeFrom(plan.artefact.config)
@@ -77,10 +80,42 @@ def configurations(plan: Plan) -> dict[str, ModelConfig]:
         preferred = config.dynamic_batching.preferred_batch_size if config.HasField("dynamic_batching") else []
         preferred[:] = sorted({min(size, plan.max_batch_size) for size in preferred})  # Triton refuses larger ones
         _set_tensors(config, inputs, outputs)
+        _fit_plan(config, plan, role)
         config.parameters[contract.PARAM_BUILD].string_value = plan.build
         configs[role] = config
     configs["ensemble"] = _ensemble(plan, configs)
+    if plan.artefact.is_own_model:
+        configs[ENGINE_ROLE] = _engine(plan, task.logits)
     return configs
+
+
+def _fit_plan(config: ModelConfig, plan: Plan, role: str) -> None:
+    """What a plan's own step, or the one that calls it, has besides."""
+    if plan.recipe is None or role != "encoder":
+        return
+    if plan.artefact.is_own_model:  # its rows hold more texts than a processor's, see Recipe
+        config.dynamic_batching.preferred_batch_size[:] = [plan.max_batch_size]
+    else:
+        _set_profiles(config, plan.recipe)
+        for each in config.input:  # a native backend would join ragged tensors end to end
+            each.allow_ragged_batch = False
+
+
+def _engine(plan: Plan, logits: Tensor) -> ModelConfig:
+    """The configuration of an engine that is a model of its own: the graph's inputs as they are, and its logits."""
+    assert plan.recipe is not None  # noqa: S101 - only a plan is a model of its own; tells the type checker
+    config = read_config(templates() / "models" / plan.artefact.template)
+    config.name = step_name(plan.name, ENGINE_ROLE, plan.build)
+    _set_profiles(config, plan.recipe)
+    shapes = plan.recipe.profiles()[0]
+    inputs = [Tensor(name, "INT32", (-1,) * len(shapes[name][0])) for name in plan.recipe.inputs]
+    _set_tensors(config, inputs, [Tensor(logits.name, logits.datatype, (-1, *logits.dims))])
+    config.parameters[contract.PARAM_BUILD].string_value = plan.build
+    return config
+
+
+def _set_profiles(config: ModelConfig, recipe: Recipe) -> None:
+    config.instance_group[0].profile[:] = [str(number) for number in range(len(recipe.profiles()))]
 
 
 def _set_tensors(config: ModelConfig, inputs: Iterable[Tensor], outputs: Iterable[Tensor]) -> None:

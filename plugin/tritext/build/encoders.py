@@ -3,25 +3,30 @@
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tritext import contract
 from tritext.build import parity
-from tritext.build.candidates import Candidate, Contest, Spec, specs
+from tritext.build.candidates import TENSORRT, Candidate, Contest, PlanContest, Spec, specs
 from tritext.build.checkpoint import Facts
 from tritext.build.export import export, input_names
 from tritext.build.options import BuildOptions
-from tritext.build.progress import Progress
 from tritext.build.texts import paragraphs
 from tritext.engines import engine_named
-from tritext.engines.base import Artefact, Graph, Ingredients, IntArray
-from tritext.engines.batching import Packed, Sorted, Texts, layout_values
+from tritext.engines.base import Artefact, Graph, Ingredients, IntArray, Precision
+from tritext.engines.batching import Packed, Sorted, Texts
+from tritext.engines.layouts import layout_of, layout_values
+from tritext.engines.plan import Recipe
+from tritext.engines.shapes import Buckets, CallShapes
 from tritext.errors import EngineError, ExportError, TritextError
 from tritext.manifest import CHECK, Example, write_reference
+from tritext.naming import ENGINE_ROLE, ROLES, sibling
+from tritext.progress import Progress
 from tritext.settings import EngineSettings, TaskSettings, Variant
 from tritext.stages.encoder import EncoderStage
 from tritext.tasks import task_named
@@ -30,7 +35,11 @@ from tritext.text.tokenizer import TextInput
 _EXACT: Final = "fp32"  # needs no gate: parity holds it to rounding
 _CHECKED: Final = 6  # texts that the encoder asks itself when it is loaded
 _CALIBRATED: Final = 96
+_PLAN_ROWS: Final = 64  # of a batch that Triton merges for a plan; a row may have all the tokens that the model takes
 _JUDGED: Final = 320
+
+
+C = TypeVar("C", bound=Contest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +49,23 @@ class Encoder:
     artefact: Artefact
     settings: EngineSettings
     candidates: Sequence[Candidate]
+    recipe: Recipe | None = None  # of its TensorRT plan, where it is one
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Of the steps that a build with this encoder has."""
+        return (*ROLES, ENGINE_ROLE) if self.artefact.is_own_model else ROLES
+
+    def max_batch_size(self, wanted: int) -> int:
+        """Of a request, where `wanted` was asked for: a native plan takes no more than it was built for."""
+        shapes = self.recipe.plan_shapes() if self.recipe else None
+        return min(wanted, shapes.max_batch_size) if shapes and shapes.max_batch_size else wanted
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """What the tokenizer must pad requests up to; nothing where the encoder takes any length."""
+        shapes = self.recipe.plan_shapes() if self.recipe else None
+        return shapes.lengths if isinstance(shapes, Buckets) else ()
 
     @property
     def variant(self) -> Variant:
@@ -63,17 +89,22 @@ class EncoderBuilder:
 
         `settings` and `examples` are to tell. Which tensors the graph takes is in the result.
         """
-        names, logits = input_names(self._model, self._tokenizer), task_named(self._facts.task).logits
         self._progress.step("Export to ONNX")
-        try:
-            graph = export(self._model, names, logits, self._scratch / "packed" / "model.onnx", packed=True)
-            fits = self._is_faithful(graph, settings, examples)
-        except ExportError:
-            fits = False
+        fits = self._options.engine != TENSORRT or self._options.batching == "packed"
+        if fits:
+            try:
+                graph = self._export("fp32", self._scratch / "packed" / "model.onnx", packed=True)
+                fits = self._is_faithful(graph, settings, examples)
+            except ExportError:
+                fits = False
         if not fits:
-            graph = export(self._model, names, logits, self._scratch / "padded" / "model.onnx", packed=False)
+            graph = self._export("fp32", self._scratch / "padded" / "model.onnx", packed=False)
         self._progress.done(("several texts a row: " if graph.packed else "one text a row: ") + ", ".join(graph.inputs))
         return graph
+
+    def _export(self, precision: Precision, path: Path, *, packed: bool) -> Graph:
+        names, logits = input_names(self._model, self._tokenizer), task_named(self._facts.task).logits
+        return export(self._model, names, logits, path, packed=packed, precision=precision)
 
     def _is_faithful(self, graph: Graph, settings: TaskSettings, examples: Sequence[Example]) -> bool:
         """Whether the packed `graph` gives the answers of `examples` however they lie in its rows."""
@@ -104,20 +135,11 @@ class EncoderBuilder:
     def make(self, graph: Graph, settings: TaskSettings) -> Encoder:
         """Build what was asked for, or the best of it, and its fallback; EngineError, BuildError: what is wrong."""
         wanted = specs(self._options.engine, self._options.precision)
+        if self._options.engine == TENSORRT:
+            return self._planned(graph, settings, wanted)
         if [precision for _, precision in wanted] == [_EXACT]:
             return self._plain(graph, settings, wanted[0])
-        texts = list(self._options.texts) or self._own_texts()
-        calibrating, judged = _parted(texts)
-        ingredients = Ingredients(graph, self._model, list(self._calls(calibrating, settings, graph)))
-        folder = self._scratch / "candidates"
-        folder.mkdir()
-        self._progress.step("Ask the checkpoint itself", total=len(judged))
-        examples = parity.reference(self._model, self._tokenizer, self._facts, judged, self._progress.advance)
-        self._progress.done(f"{len(judged)} texts of {'yours' if self._options.texts else 'ours'}")
-        contest = Contest(
-            ingredients, folder, settings, per_text=self._per_text, examples=examples, bounds=self._options.bounds,
-            progress=self._progress,
-        )  # fmt: skip
+        contest, ingredients, folder = self._contest(Contest, graph, settings, None)
         candidates, best = contest.run(wanted)
         variants = [contest.variant(best, contest.best_layout(best))]
         artefacts = [_made(best)]
@@ -129,6 +151,52 @@ class EncoderBuilder:
         for part in dict.fromkeys(part for artefact in artefacts for part in artefact.parts):
             shutil.move(folder / part, self._folder / part)
         return Encoder(artefacts[0], self._settings(settings, variants), candidates)
+
+    def _contest(
+        self, kind: type[C], graph: Graph, settings: TaskSettings, shapes: CallShapes | Buckets | None
+    ) -> tuple[C, Ingredients, Path]:
+        """A contest on the user's texts or ours, what its candidates are made of, and the folder that has them."""
+        texts = list(self._options.texts) or self._own_texts()
+        calibrating, judged = _parted(texts)
+        calls = list(self._calls(calibrating, settings, graph))
+        ingredients = Ingredients(graph, self._model, calls, partial(self._export, packed=graph.packed), shapes)
+        folder = self._scratch / "candidates"
+        folder.mkdir()
+        self._progress.step("Ask the checkpoint itself", total=len(judged))
+        examples = parity.reference(self._model, self._tokenizer, self._facts, judged, self._progress.advance)
+        self._progress.done(f"{len(judged)} texts of {'yours' if self._options.texts else 'ours'}")
+        contest = kind(
+            ingredients, folder, settings, per_text=self._per_text, examples=examples, bounds=self._options.bounds,
+            progress=self._progress,
+        )  # fmt: skip
+        return contest, ingredients, folder
+
+    def _planned(self, graph: Graph, settings: TaskSettings, wanted: Sequence[Spec]) -> Encoder:
+        """The graph and the recipe of a TensorRT plan, judged on the CPU; the plan is made where it is to serve."""
+        longest = self._facts.max_length
+        rows = min(_PLAN_ROWS, self._options.max_batch_size)
+        shapes = CallShapes.up_to(longest) if graph.packed else Buckets.up_to(longest, rows)
+        candidates: Sequence[Candidate] = ()
+        if [precision for _, precision in wanted] == [_EXACT]:
+            folder = self._scratch / "candidates"
+            folder.mkdir()
+            self._progress.step("Write the graph: fp32")
+            made = engine_named(TENSORRT).build(Ingredients(graph, self._model, shapes=shapes), _EXACT, folder)
+            self._progress.done()
+        else:
+            contest, _, folder = self._contest(PlanContest, graph, settings, shapes)
+            candidates, best = contest.run(wanted)
+            made = _made(best)
+        target = sibling(self._folder, ENGINE_ROLE) if made.is_own_model else self._folder
+        target.mkdir(parents=True, exist_ok=True)
+        names = tuple(Path(part).name for part in made.parts)
+        for part, name in zip(made.parts, names, strict=True):
+            shutil.move(folder / part, target / name)
+        recipe = Recipe.read(target)
+        layout = layout_values(layout_of(shapes))
+        variant = Variant(TENSORRT, recipe.precision, recipe.graph, layout, float("inf"))
+        artefact = replace(made, file=recipe.graph, parts=names)
+        return Encoder(artefact, self._settings(settings, [variant]), candidates, recipe)
 
     def _plain(self, graph: Graph, settings: TaskSettings, spec: Spec) -> Encoder:
         engine = engine_named(spec[0])

@@ -15,12 +15,14 @@ from transformers.models.deberta_v2 import modeling_deberta_v2 as deberta
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 from tritext import contract
+from tritext.build.halves import halved
 from tritext.build.packing import Packed
 from tritext.contract import Tensor
-from tritext.engines.base import FIRST_TOKENS, POSITION_IDS, SEGMENT_IDS, Graph
+from tritext.engines.base import FIRST_TOKENS, POSITION_IDS, SEGMENT_IDS, Graph, Precision
 from tritext.errors import ExportError
 
 _OPSET: Final = 17
+_TYPES: Final = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _LONGEST_ROW: Final = 2048  # of a packed graph, tokens; the tables of relative positions reach so far
 
 
@@ -35,7 +37,7 @@ class _Padded(torch.nn.Module):
 
     def forward(self, *arrays: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.model(**dict(zip(self.names, arrays, strict=True))).logits
-        return logits
+        return logits.float()
 
 
 def input_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
@@ -48,12 +50,18 @@ def input_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> t
     )
 
 
-def export(model: PreTrainedModel, names: tuple[str, ...], logits: Tensor, path: Path, *, packed: bool) -> Graph:
+def export(
+    model: PreTrainedModel, names: tuple[str, ...], logits: Tensor, path: Path, *, packed: bool,
+    precision: Precision = "fp32",
+) -> Graph:  # fmt: skip
     """Trace `model` into an ONNX file at `path` with dynamic shapes; ExportError where it cannot be.
 
-    `names` are the tokenizer's tensors that it takes. `packed`: its rows hold several texts each, see `Graph`.
+    `names` are the tokenizer's tensors that it takes. `packed`: its rows hold several texts each, see `Graph`. In
+    `precision` fp16 or bf16 the graph itself computes in that (see `halved`); logits are float in any case.
     Beyond 2 GB the weights become files beside it, so the folder should be its own.
     """
+    if precision != "fp32":
+        model = halved(model, _TYPES[precision])
     per_text = len(logits.dims) == 1
     example = _example(names, model, packed=packed, per_text=per_text)
     encoder = Packed(model, tuple(example)) if packed else _Padded(model, tuple(example))

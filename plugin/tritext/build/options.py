@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tritext.build.candidates import AUTO
 from tritext.build.checkpoint import Overrides
@@ -11,6 +11,8 @@ from tritext.build.gate import Bounds
 from tritext.manifest import Manifest
 from tritext.repository import BuiltModel
 from tritext.text.tokenizer import TextInput
+
+Batching = Literal["packed", "buckets"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class BuildOptions:
     texts: Sequence[TextInput] = ()
     bounds: Bounds = field(default_factory=Bounds)
     instances: int = 1  # processes that encode, each with all of the model
+    batching: Batching = "packed"  # how requests of many lengths reach a TensorRT plan, see engines/shapes.py
     max_batch_size: int = 256  # texts a request
     overrides: Overrides = field(default_factory=Overrides)
     defaults: Mapping[str, Any] = field(default_factory=dict)

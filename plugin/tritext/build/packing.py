@@ -21,4 +21,4 @@ class Packed(torch.nn.Module):
     def forward(self, *arrays: torch.Tensor) -> torch.Tensor:
         """Logits [T, C] or [R, L, C]."""
         given = dict(zip(self.names, arrays, strict=True))
-        return self.packed.logits(given, block_diagonal(self.model, given[SEGMENT_IDS]))
+        return self.packed.logits(given, block_diagonal(self.model, given[SEGMENT_IDS])).float()

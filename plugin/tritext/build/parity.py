@@ -105,7 +105,7 @@ def compare(pipeline: Pipeline, examples: Sequence[Example], settings: TaskSetti
         if isinstance(trace, TritextError):
             raise ParityError(f"The pipeline fails on {_quote(example)}: {trace.__cause__ or trace}") from trace
         _check_ids(example, trace)
-        logits = trace.tensors[contract.LOGITS.name][0]
+        logits = _unpadded(trace, contract.LOGITS.name)
         _check_shape(example, logits)
         served.append(logits)
         # NaN is as far off as can be, and must be found the worst.
@@ -116,11 +116,18 @@ def compare(pipeline: Pipeline, examples: Sequence[Example], settings: TaskSetti
     return parity
 
 
+def _unpadded(trace: Trace, name: str) -> NDArray[Any]:
+    """The first row of a tensor, without what a request was padded up to where it has one entry a token."""
+    mask = trace.tensors[contract.ATTENTION_MASK.name][0].astype(np.bool_)
+    row: NDArray[Any] = trace.tensors[name][0]
+    return row[mask] if row.shape[:1] == mask.shape and not mask.all() else row
+
+
 def _check_ids(example: Example, trace: Trace) -> None:
-    ids = trace.tensors[contract.INPUT_IDS.name][0]
-    types = trace.tensors.get(contract.TOKEN_TYPE_IDS.name)
+    ids = _unpadded(trace, contract.INPUT_IDS.name)
     same = np.array_equal(ids, example.input_ids) and (
-        types is None or np.array_equal(types[0], example.token_type_ids)
+        contract.TOKEN_TYPE_IDS.name not in trace.tensors
+        or np.array_equal(_unpadded(trace, contract.TOKEN_TYPE_IDS.name), example.token_type_ids)
     )
     if not same:
         raise ParityError(

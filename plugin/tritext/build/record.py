@@ -18,7 +18,8 @@ from tritext.build.options import BuildOptions
 from tritext.build.parity import Parity
 from tritext.build.source import Source
 from tritext.manifest import Manifest, sha256
-from tritext.repository import ROLES, BuiltModel, step_name
+from tritext.naming import step_name
+from tritext.repository import BuiltModel
 
 _VERSIONED: Final = ("tritext", "torch", "transformers", "tokenizers", "onnx", "numpy")
 
@@ -41,6 +42,7 @@ class Inputs:
             "tokenizer": Source("", tokenizer, None).hashes() if tokenizer else {},
             "options": [options.engine, options.precision, options.max_batch_size, sorted(options.defaults.items())],
             "instances": options.instances,
+            "batching": options.batching,
             "gate": [options.texts, options.bounds.agreement, options.bounds.drift],
             "templates": _template_hashes(),
             "versions": _versions("openvino", "nncf", "onnxruntime"),
@@ -61,10 +63,10 @@ def manifest(model: BuiltModel, inputs: Inputs, encoder: Encoder, parity: Parity
         labels=facts.labels,
         problem_type=facts.problem_type,
         max_length=facts.max_length,
-        max_batch_size=inputs.options.max_batch_size,
+        max_batch_size=encoder.max_batch_size(inputs.options.max_batch_size),
         checkpoint=_checkpoint(inputs),
         engine={"name": encoder.variant.engine, "precision": encoder.variant.precision, **encoder.artefact.versions},
-        steps={role: step_name(model.name, role, model.build) for role in ROLES},
+        steps={role: step_name(model.name, role, model.build) for role in encoder.roles},
         files=files,
         versions=_versions(),
         parity=parities.as_json(parity),

@@ -9,7 +9,8 @@ from tritext.build.checkpoint import Facts
 from tritext.build.config import templates
 from tritext.build.options import BuildOptions
 from tritext.engines.base import Artefact
-from tritext.repository import ROLES, VERSION
+from tritext.naming import ROLES
+from tritext.repository import VERSION
 from tritext.settings import TOKENIZER, TaskSettings
 
 
@@ -40,7 +41,7 @@ def write_steps(staged: Path, settings: TaskSettings, tokenizer: PreTrainedToken
     text = tokenizer.backend_tokenizer.to_str()
     (folders["tokenizer"] / TOKENIZER).write_text(text, encoding="utf-8")
     for role, folder in folders.items():
-        template = artefact.template if role == "encoder" else role
+        template = artefact.encoder_template if role == "encoder" else role
         source = templates() / "models" / template / VERSION / "model.py"
         if source.is_file():
             shutil.copyfile(source, folder / "model.py")

@@ -11,6 +11,7 @@ from tritext.cli.bench import bench
 from tritext.cli.build import build
 from tritext.cli.classify import classify
 from tritext.cli.inspect import inspect
+from tritext.cli.prepare import prepare
 from tritext.cli.serve import serve
 from tritext.errors import InvalidInput, TritextError
 
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (build, inspect, serve, classify, bench):
+for command in (build, inspect, prepare, serve, classify, bench):
     app.command()(command)
 
 

@@ -1,6 +1,7 @@
 """`tritext build`."""
 
 import shlex
+from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -26,6 +27,14 @@ from tritext.errors import BuildError
 if TYPE_CHECKING:
     from tritext.text.tokenizer import TextInput
 
+
+class Batching(StrEnum):
+    """How requests of many lengths reach a TensorRT plan."""
+
+    PACKED = "packed"
+    BUCKETS = "buckets"
+
+
 _MOST_TEXTS: Final = 2000  # that are read; a build looks at some four hundred of them
 
 
@@ -36,9 +45,12 @@ def build(
     name: Annotated[str, typer.Option(help="The model's name, which clients call.")],
     out: Annotated[Path, typer.Option(help="The model repository; made where it is missing.")],
     revision: RevisionOption = None,
-    engine: Annotated[str, typer.Option(help="openvino, onnxruntime, torch, or the best of them: auto.")] = "auto",
+    engine: Annotated[
+        str,
+        typer.Option(help="openvino, onnxruntime, torch, or the best of them here: auto. tensorrt, for NVIDIA GPUs."),
+    ] = "auto",
     precision: Annotated[
-        str, typer.Option(help="fp32, bf16, fp16, int8, or auto: the fastest that passes the gate.")
+        str, typer.Option(help="fp32, bf16, fp16, int8, fp8, or auto: the fastest that passes the gate.")
     ] = "auto",
     texts: Annotated[
         Path | None,
@@ -64,6 +76,10 @@ def build(
     instances: Annotated[
         int, typer.Option(help="Processes that encode. With 2, small requests pass large ones; all take longer.")
     ] = 1,
+    batching: Annotated[
+        Batching,
+        typer.Option(help="With tensorrt: several texts packed into a row, or each padded up to one of a few lengths."),
+    ] = Batching.PACKED,
     default: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Default of a request parameter, e.g. truncation=error."),
@@ -92,6 +108,7 @@ def build(
         texts=_texts(texts),
         bounds=Bounds(min_agreement, max_drift),
         instances=instances,
+        batching=batching.value,
         max_batch_size=max_batch_size,
         overrides=Overrides(task, names_in(labels), problem_type, max_length, tokenizer),
         defaults=_defaults(default or []),

@@ -1,4 +1,4 @@
-"""A build's steps on a terminal: a spinner or a bar while one runs, a line with its time when it is done."""
+"""The steps of long work on a terminal: a spinner or a bar while one runs, a line with its time when it is done."""
 
 import time
 from types import TracebackType
@@ -12,7 +12,7 @@ _CHECK: Final = "[green]✓[/]"
 
 
 class TerminalProgress:
-    """Listens to `tritext.build`; plain lines where stderr is no terminal."""
+    """Listens to long work; plain lines where stderr is no terminal."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -49,6 +49,10 @@ class TerminalProgress:
         """Move the step's bar by one."""
         if self._task is not None:
             self._bars.advance(self._task)
+
+    def tell(self, line: str) -> None:
+        """Print a line."""
+        self._console.print(escape(line), highlight=False, soft_wrap=True)
 
     def done(self, note: str = "") -> None:
         """Close the step and print its line."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
+from tritext.cli.progress import TerminalProgress
 from tritext.errors import ServeError
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def serve(
 ) -> None:
     """Serve the models of REPO until stopped (Ctrl-C), and let the requests in flight finish then."""
     from tritext.serve import Server  # half a second that no other command should pay
+    from tritext.serve.prepare import prepare
 
     console = Console(stderr=True)
     begun = time.monotonic()
@@ -65,7 +67,18 @@ def serve(
         threads=threads,
         log=lambda line: console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True),
     )
-    with _until_signalled(), server:
+    with _until_signalled():
+        with TerminalProgress(console) as progress:
+            prepare(server.models, progress)
+        _run(console, server, timeout, begun, as_json=as_json)
+    if server.stop():
+        raise ServeError("Stopped, but requests in flight did not finish in time and were cut off.")
+    console.print("Stopped.")
+
+
+def _run(console: Console, server: "Server", timeout: float, begun: float, *, as_json: bool) -> None:
+    """Start, say when it is ready, and wait for its end."""
+    with server:
         try:
             server.wait_ready(timeout)
             _tell(console, server, time.monotonic() - begun)
@@ -75,9 +88,6 @@ def serve(
         except _Stop:
             console.print("Stopping; requests in flight finish first. Once more cuts them off.", highlight=False)
             raise
-    if server.stop():
-        raise ServeError("Stopped, but requests in flight did not finish in time and were cut off.")
-    console.print("Stopped.")
 
 
 @contextmanager

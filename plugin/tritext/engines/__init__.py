@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Final
 
-from tritext.engines import onnxruntime, openvino, pytorch
+from tritext.engines import onnxruntime, openvino, pytorch, tensorrt
 from tritext.engines.base import Engine
 from tritext.errors import EngineError
 
 ENGINES: Final[Mapping[str, Engine]] = {
-    engine.name: engine for engine in (openvino.ENGINE, onnxruntime.ENGINE, pytorch.ENGINE)
+    engine.name: engine for engine in (openvino.ENGINE, onnxruntime.ENGINE, pytorch.ENGINE, tensorrt.ENGINE)
 }
 
 

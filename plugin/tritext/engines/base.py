@@ -1,6 +1,6 @@
 """The two protocols every engine fulfils, and what it builds from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, get_args
@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:  # the encoder's process runs engines, and must not pay for gRPC
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
+    from tritext.engines.shapes import Buckets, CallShapes
+
+Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8"]
 PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 IntArray = NDArray[np.int32]
 
@@ -39,12 +41,16 @@ class Graph:
 class Ingredients:
     """What an engine may build from: the `graph`, the torch `module` it was exported from, and real calls.
 
-    `calibration` holds arrays as a runner gets them, of real texts, for engines that quantise.
+    `calibration` holds arrays as a runner gets them, of real texts, for engines that quantise. `export` writes the
+    graph again, computing in another precision, for engines that take their types from it, and `shapes` are those that
+    calls will have, for engines that are built for shapes.
     """
 
     graph: Graph
     module: Any
     calibration: Sequence[Mapping[str, IntArray]] = ()
+    export: Callable[[Precision, Path], Graph] | None = None
+    shapes: "CallShapes | Buckets | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,8 @@ class Artefact:
     """What an engine made: `file` in the step's version folder, and what its Triton configuration needs.
 
     `parts` are all files and folders that belong to it, `file` included. `template` is the folder of `models/` that
-    runs it; `config`, where there is one, is merged over that template.
+    runs it, as the encoder step or, where that is "engine_…", as a model of its own that the encoder step calls;
+    `config`, where there is one, is merged over that template.
     """
 
     file: str
@@ -60,6 +67,16 @@ class Artefact:
     template: str
     versions: Mapping[str, str]
     config: "ModelConfig | None" = None
+
+    @property
+    def is_own_model(self) -> bool:
+        """Whether it is a model of its own, which the encoder step calls."""
+        return self.template.startswith("engine_")
+
+    @property
+    def encoder_template(self) -> str:
+        """The folder of `models/` for the encoder step."""
+        return "encoder_python" if self.is_own_model else self.template
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ a few rows make a call. Hardly any padding, and the engine always meets the same
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Protocol, Self
 
 import numpy as np
@@ -58,7 +58,8 @@ class Texts:
 class Call:
     """One engine call: its `arrays`, and where in its output each text of `indices` lies.
 
-    `spans` are (row, start, stop) in output [R, L, C]; None where the output is one row a text, [T, C], in order.
+    `spans` are (row, start, stop) in output [R, L, C]; None where the output is one row a text, [T, C], in order, and
+    perhaps some rows more.
     """
 
     arrays: Mapping[str, IntArray]
@@ -73,7 +74,7 @@ class Call:
     def logits(self, output: FloatArray) -> Iterator[tuple[int, FloatArray]]:
         """Each text's index and its own logits, [C] or [l, C]."""
         if self.spans is None:
-            yield from zip(self.indices, output, strict=True)
+            yield from zip(self.indices, output[: len(self.indices)], strict=True)
         else:
             for index, (row, start, stop) in zip(self.indices, self.spans, strict=True):
                 yield index, output[row, start:stop]
@@ -98,17 +99,22 @@ class Sorted:
 
     def calls(self, texts: Texts, pad_id: int, *, per_text: bool) -> Iterator[Call]:
         """One text a row, padded to the longest of its call."""
-        starts = np.cumsum(texts.lengths) - texts.lengths
         for group in self._groups(texts.lengths):
-            sizes = texts.lengths[group]
-            mask = np.arange(int(sizes.max())) < sizes[:, None]
-            source = np.concatenate([np.arange(s, s + n) for s, n in zip(starts[group], sizes, strict=True)])
-            arrays = {contract.ATTENTION_MASK.name: mask.astype(np.int32)}
-            for name, tokens in texts.values.items():
-                arrays[name] = np.full(mask.shape, _padding(name, pad_id), dtype=np.int32)
-                arrays[name][mask] = tokens[source]
-            spans = None if per_text else [(row, 0, int(size)) for row, size in enumerate(sizes)]
-            yield Call(arrays, group.tolist(), spans)
+            yield self.padded(texts, group, int(texts.lengths[group].max()), pad_id, per_text=per_text)
+
+    @staticmethod
+    def padded(texts: Texts, group: NDArray[np.intp], width: int, pad_id: int, *, per_text: bool) -> Call:
+        """The texts of `group`, one a row of `width` tokens."""
+        starts = np.cumsum(texts.lengths) - texts.lengths
+        sizes = texts.lengths[group]
+        mask = np.arange(width) < sizes[:, None]
+        source = np.concatenate([np.arange(s, s + n) for s, n in zip(starts[group], sizes, strict=True)])
+        arrays = {contract.ATTENTION_MASK.name: mask.astype(np.int32)}
+        for name, tokens in texts.values.items():
+            arrays[name] = np.full(mask.shape, _padding(name, pad_id), dtype=np.int32)
+            arrays[name][mask] = tokens[source]
+        spans = None if per_text else [(row, 0, int(size)) for row, size in enumerate(sizes)]
+        return Call(arrays, group.tolist(), spans)
 
     def _groups(self, lengths: NDArray[np.int64]) -> Iterator[NDArray[np.intp]]:
         """Indices of each group's texts; a text longer than the budget is a group of its own."""
@@ -136,23 +142,36 @@ class Packed:
         while left:
             width = max(self.row_length, left[-1][0])
             most = max(1, self.row_length * self.rows // width)
-            rows = _fitted(left, total, width, most) or _filled(left, width, most)
+            rows = _fitted(left, total, width, most) or filled(left, width, most)
             total -= sum(row.size for row in rows)
-            taken = {index for row in rows for index in row.texts}
-            left = [each for each in left if each[1] not in taken]
-            yield _packed_call(texts, starts, rows, pad_id, per_text=per_text)
+            left = without(left, rows)
+            shape = len(rows), _rounded(max(row.size for row in rows))
+            yield packed_call(texts, starts, rows, shape, pad_id, room=number(rows) if per_text else None)
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class Row:
+    """A row of a packed call: the indices of its `texts`, `size` tokens together."""
+
     texts: list[int]
     size: int
 
 
-def _filled(lengths: Sequence[tuple[int, int]], room: int, most: int) -> list[_Row]:
+def number(rows: Iterable[Row]) -> int:
+    """Of texts in `rows`."""
+    return sum(len(row.texts) for row in rows)
+
+
+def without(lengths: Sequence[tuple[int, int]], rows: Iterable[Row]) -> list[tuple[int, int]]:
+    """Those of `lengths`, (length, index), that are not in `rows`."""
+    taken = {index for row in rows for index in row.texts}
+    return [each for each in lengths if each[1] not in taken]
+
+
+def filled(lengths: Sequence[tuple[int, int]], room: int, most: int) -> list[Row]:
     """At most `most` rows of at most `room` tokens, or of one longer text; `lengths` are (length, index), ascending."""
     left = list(lengths)
-    rows: list[_Row] = []
+    rows: list[Row] = []
     while left and len(rows) < most:
         size, index = left.pop()
         row = [index]
@@ -161,24 +180,24 @@ def _filled(lengths: Sequence[tuple[int, int]], room: int, most: int) -> list[_R
             length, index = left.pop(place - 1)
             row.append(index)
             size, free = size + length, free - length
-        rows.append(_Row(row, size))
+        rows.append(Row(row, size))
     return rows
 
 
-def _fitted(lengths: Sequence[tuple[int, int]], total: int, width: int, most: int) -> list[_Row]:
+def _fitted(lengths: Sequence[tuple[int, int]], total: int, width: int, most: int) -> list[Row]:
     """All that is left in one last call, its rows as long as makes them full; no rows where one call is too few.
 
     A few texts hardly ever fill rows of a given length.
     """
     if total > most * width:
         return []
-    best: list[_Row] = []
+    best: list[Row] = []
     least = most * width * _STRETCH
     fewest = max(1, total // width)
     for count in range(fewest, fewest + 3):
         for spare in (1.0, 1.05, 1.2):
             room = _rounded(int(total / count * spare) + 1)
-            rows = _filled(lengths, max(room, lengths[-1][0]), count)
+            rows = filled(lengths, max(room, lengths[-1][0]), count)
             computed = len(rows) * _rounded(max(row.size for row in rows))
             if sum(row.size for row in rows) == total and computed < least:
                 best, least = rows, computed
@@ -189,9 +208,15 @@ def _rounded(size: int) -> int:
     return -(-size // _STEP) * _STEP
 
 
-def _packed_call(texts: Texts, starts: NDArray[np.int64], rows: Sequence[_Row], pad_id: int, *, per_text: bool) -> Call:
-    width = _rounded(max(row.size for row in rows))
-    shape = (len(rows), width)
+def packed_call(
+    texts: Texts, starts: NDArray[np.int64], rows: Sequence[Row], shape: tuple[int, int], pad_id: int, *,
+    room: int | None,
+) -> Call:  # fmt: skip
+    """The call of `shape` that holds `rows`; `starts` are where each of `texts` begins.
+
+    `room`: the graph gives a row of logits for each of so many texts, of which the first are these; None: one a token.
+    """
+    width = shape[1]
     arrays = {name: np.full(shape, _padding(name, pad_id), dtype=np.int32) for name in texts.values}
     positions, segments = np.zeros(shape, dtype=np.int32), np.zeros(shape, dtype=np.int32)
     indices, spans = [], []
@@ -208,25 +233,13 @@ def _packed_call(texts: Texts, starts: NDArray[np.int64], rows: Sequence[_Row], 
             spans.append((number, begin, end))
             begin = end
     arrays[POSITION_IDS], arrays[SEGMENT_IDS] = positions, segments
-    if per_text:
-        arrays[FIRST_TOKENS] = np.array([row * width + begin for row, begin, _ in spans], dtype=np.int32)
-    return Call(arrays, indices, None if per_text else spans)
+    if room is None:
+        return Call(arrays, indices, spans)
+    first = np.zeros(room, dtype=np.int32)
+    first[: len(spans)] = [row * width + begin for row, begin, _ in spans]
+    arrays[FIRST_TOKENS] = first
+    return Call(arrays, indices, None)
 
 
 def _padding(name: str, pad_id: int) -> int:
     return pad_id if name == contract.INPUT_IDS.name else 0
-
-
-AnyLayout = Sorted | Packed
-LAYOUTS: Final[Mapping[str, type[AnyLayout]]] = {Sorted.kind: Sorted, Packed.kind: Packed}
-
-
-def layout_from(values: Mapping[str, Any]) -> Layout:
-    """The layout that `layout_values` wrote; ValueError, KeyError or TypeError where it is none."""
-    options = dict(values)
-    return LAYOUTS[options.pop("kind")](**options)
-
-
-def layout_values(layout: AnyLayout) -> dict[str, Any]:
-    """`layout` as JSON can hold it."""
-    return {"kind": layout.kind, **asdict(layout)}

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from tritext.errors import ServeError
-from tritext.repository import ROLES, BuiltModel, models, read_config, step_name
+from tritext.naming import ENGINE_ROLE, step_name
+from tritext.repository import BuiltModel, models, read_config
 
 SAMPLE: Final = "Does this server answer?"
 
@@ -38,7 +39,13 @@ def sample(model: BuiltModel) -> dict[str, str]:
 
 def steps(model: BuiltModel) -> set[str]:
     """The Triton names of the steps of `model`."""
-    return {step_name(model.name, role, model.build) for role in ROLES}
+    return {step_name(model.name, role, model.build) for role in model.roles}
+
+
+def loads(model: BuiltModel) -> list[str]:
+    """What Triton must be told to load: the ensemble, which brings its steps, and what those call by themselves."""
+    engine = [step_name(model.name, ENGINE_ROLE, model.build)] if ENGINE_ROLE in model.roles else []
+    return [*engine, model.name]
 
 
 def curl(model: BuiltModel, http_url: str) -> str:

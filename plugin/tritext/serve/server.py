@@ -115,7 +115,7 @@ class Server:
         self._endpoints = claim(*self._wanted)
         key = secrets.token_urlsafe(24)
         segments = f"tritext_{os.getpid()}_{secrets.token_hex(4)}_"
-        names = [model.name for model in self.models]
+        names = [name for model in self.models for name in ensemble.loads(model)]
         self._remote = Remote(self.grpc_url, key)
         self._process = Process(
             command.line(installation, self._endpoints, names, key=key, segments=segments, extra=self._arguments),

@@ -6,15 +6,17 @@ Source of the interface: the README of Triton's Python backend.
 import json
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import numpy as np
 import triton_python_backend_utils as pb_utils  # exists only inside Triton's stub process
+from numpy.typing import NDArray
 
-from tritext.errors import InvalidInput, TritextError
+from tritext.engines.remote import connect
+from tritext.errors import EngineError, InvalidInput, TritextError
 from tritext.stages.base import (
     DESCRIPTIONS,
     Answer,
@@ -38,6 +40,7 @@ class StageModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Called once, when Triton loads the model."""
         logging.getLogger("tritext").addHandler(_TritonLog())
+        connect(_call)
         folder = Path(args["model_repository"]) / args["model_version"]
         self._stage = self.stage.load(folder)
         config = json.loads(args["model_config"])
@@ -75,6 +78,21 @@ class StageModel:
                 answer = fault(self._stage, error)
         code = pb_utils.TritonError.INVALID_ARG if isinstance(answer, InvalidInput) else pb_utils.TritonError.INTERNAL
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), code))
+
+
+def _call(model: str, arrays: Mapping[str, NDArray[Any]], output: str) -> NDArray[np.float32]:
+    """Ask another model of this server; its answer comes back to the processor's memory."""
+    request = pb_utils.InferenceRequest(
+        model_name=model,
+        requested_output_names=[output],
+        inputs=[pb_utils.Tensor(name, np.ascontiguousarray(array)) for name, array in arrays.items()],
+        preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+    )
+    response = request.exec()
+    if response.has_error():
+        raise EngineError(f"{model} fails: {response.error().message()}")
+    answer: NDArray[np.float32] = pb_utils.get_output_tensor_by_name(response, output).as_numpy()
+    return answer
 
 
 class _Counters:

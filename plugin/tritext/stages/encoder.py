@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from tritext import contract
 from tritext.engines import engine_named
 from tritext.engines.base import Runner, RunnerOptions
-from tritext.engines.batching import Call, Layout, Texts, layout_from
+from tritext.engines.batching import Call, Layout, Texts
+from tritext.engines.layouts import layout_from
 from tritext.engines.machine import streams, threads
 from tritext.engines.turns import NoTurn, turn
 from tritext.errors import EngineError, RepositoryError, TritextError
 from tritext.manifest import CHECK, Example, read_reference
+from tritext.naming import ENGINE_ROLE, sibling
 from tritext.settings import EngineSettings, Variant
 from tritext.stages.base import Answer, Counts, Request
 
@@ -35,6 +37,7 @@ class EncoderStage:
         self._pool = ThreadPoolExecutor(streams)  # starts its threads when they are first needed
         self._turn = turn() if runner.uses_cores else NoTurn()
         self.uses_cores = runner.uses_cores
+        self.is_remote = getattr(runner, "is_remote", False)
         self.counts = Counts()
 
     @classmethod
@@ -51,7 +54,8 @@ class EncoderStage:
             name = f"{variant.engine} {variant.precision}"
             try:
                 stage = cls.of(settings, variant, folder)
-                stage.check(check, variant.tolerance)
+                if not stage.is_remote:  # `serve` asks it, once everything is loaded
+                    stage.check(check, variant.tolerance)
             except EngineError as error:
                 faults.append(f"{name}: {error}")
                 continue
@@ -74,7 +78,10 @@ class EncoderStage:
         except (KeyError, TypeError, ValueError) as error:
             raise RepositoryError(f"{folder} has a layout that cannot be read. Build the model again.") from error
         options = RunnerOptions(precision, threads(), streams(), variant.options)
-        return cls(settings, engine.runner(folder / variant.artefact, options), layout, options.streams)
+        path = folder / variant.artefact
+        if not path.exists():  # the engine is a model of its own
+            path = sibling(folder, ENGINE_ROLE) / variant.artefact
+        return cls(settings, engine.runner(path, options), layout, options.streams)
 
     def check(self, examples: Sequence[Example], tolerance: float) -> None:
         """EngineError where a logit is farther than `tolerance` from that of `examples`."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tritext import contract, parameters
+from tritext.engines.shapes import bucket
 from tritext.errors import InvalidInput, RepositoryError, TritextError
 from tritext.parameters import Parameters
 from tritext.settings import TOKENIZER, TaskSettings
@@ -80,7 +81,7 @@ class TokenizerStage:
         )
 
     def _padded(self, rows: list[Encoded]) -> Answer:
-        length = max(len(row.input_ids) for row in rows)
+        length = bucket(self._settings.lengths, max(len(row.input_ids) for row in rows))
         shape = (len(rows), length)
         answer: Answer = {
             contract.INPUT_IDS.name: np.full(shape, self._settings.pad_id, dtype=np.int32),

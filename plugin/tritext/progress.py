@@ -1,4 +1,4 @@
-"""How a build tells what it is doing, without knowing who listens."""
+"""How long work tells what it is doing, without knowing who listens."""
 
 from typing import Protocol
 
@@ -18,6 +18,10 @@ class Progress(Protocol):
         """The step ended well; `note` is what came of it."""
         ...
 
+    def tell(self, line: str) -> None:
+        """Something that whoever waits should know at once."""
+        ...
+
 
 class Silent:
     """Nobody listens."""
@@ -29,4 +33,7 @@ class Silent:
         """Ignored."""
 
     def done(self, note: str = "") -> None:
+        """Ignored."""
+
+    def tell(self, line: str) -> None:
         """Ignored."""

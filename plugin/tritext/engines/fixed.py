@@ -1,0 +1,80 @@
+"""Texts in calls of the few shapes that a TensorRT plan is built for."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import numpy as np
+
+from tritext.engines.batching import Call, Row, Sorted, Texts, filled, number, packed_call, without
+from tritext.engines.shapes import bucket, texts_of
+
+# What a call costs beside its tokens, in tokens: what decides between one large call and two small ones.
+_OVERHEAD: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class PackedCalls:
+    """Several texts in a row, as `Packed`, and each call in one of the shapes `calls`, (rows, tokens a row)."""
+
+    calls_of: tuple[tuple[int, int], ...]
+    kind: ClassVar[str] = "packed-calls"
+
+    def __post_init__(self) -> None:
+        read = tuple((int(rows), int(width)) for rows, width in self.calls_of)
+        object.__setattr__(self, "calls_of", read)
+
+    def calls(self, texts: Texts, pad_id: int, *, per_text: bool) -> Iterator[Call]:
+        """The longest texts first, each call in the shape that gets the most tokens done for what it costs.
+
+        ValueError where a text is longer than every shape.
+        """
+        starts = np.cumsum(texts.lengths) - texts.lengths
+        left = sorted((length, index) for index, length in enumerate(texts.lengths.tolist()))
+        while left:
+            shape = self._shape(left[-1][0], sum(length for length, _ in left))
+            rows, room = filled(left, shape[1], shape[0]), texts_of(shape)
+            if per_text:
+                rows = _no_more_than(rows, room)
+            left = without(left, rows)
+            yield packed_call(texts, starts, rows, shape, pad_id, room=room if per_text else None)
+
+    def _shape(self, longest: int, total: int) -> tuple[int, int]:
+        shapes = [shape for shape in self.calls_of if shape[1] >= longest]
+        if not shapes:
+            raise ValueError(f"a text has {longest} tokens, the plan takes {max(width for _, width in self.calls_of)}")
+        return max(shapes, key=lambda shape: _worth(shape, total))
+
+
+def _worth(shape: tuple[int, int], total: int) -> float:
+    """Tokens done for what a call costs; among equals the one of shorter rows, whose attention is cheaper."""
+    tokens = shape[0] * shape[1]
+    return min(total, tokens) / (tokens + _OVERHEAD) - shape[1] * 1e-9
+
+
+def _no_more_than(rows: Sequence[Row], room: int) -> list[Row]:
+    """`rows` without those from where on they hold more than `room` texts."""
+    kept: list[Row] = []
+    for row in rows:
+        left = room - number(kept)
+        if left <= 0:
+            break
+        kept.append(row if len(row.texts) <= left else Row(row.texts[:left], row.size))
+    return kept
+
+
+@dataclass(frozen=True, slots=True)
+class Bucketed:
+    """Rows of one of `lengths`, at most `rows` a call: what Triton's batcher makes of requests padded to them."""
+
+    lengths: tuple[int, ...]
+    rows: int
+    kind: ClassVar[str] = "bucketed"
+
+    def calls(self, texts: Texts, pad_id: int, *, per_text: bool) -> Iterator[Call]:
+        """One text a row, padded up to its bucket."""
+        buckets = np.array([bucket(self.lengths, int(length)) for length in texts.lengths])
+        for length in np.unique(buckets):
+            indices = np.flatnonzero(buckets == length)
+            for start in range(0, len(indices), self.rows):
+                yield Sorted.padded(texts, indices[start : start + self.rows], int(length), pad_id, per_text=per_text)

@@ -1,0 +1,126 @@
+"""A TensorRT plan on the disk: what it is to be built from, and what was built.
+
+``plan.json`` is the recipe, which travels with the repository beside the graph. ``model.plan`` is what Triton loads; it
+fits one TensorRT version and one kind of GPU, which ``model.plan.json`` beside it names.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from tritext.engines.gpu import Machine
+from tritext.engines.shapes import Profile, Shapes, shapes_from
+from tritext.errors import RepositoryError
+from tritext.manifest import sha256
+
+RECIPE: Final = "plan.json"
+PLAN: Final = "model.plan"
+RECORD: Final = "model.plan.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All that decides what plan comes of a graph, but for the machine.
+
+    `files` lie beside the recipe: the graph, and behind it those with its weights, where it has such. `sha256` covers
+    them all.
+    """
+
+    files: tuple[str, ...]
+    sha256: str
+    inputs: tuple[str, ...]
+    precision: str
+    shapes: Mapping[str, Any]  # as tritext.engines.shapes writes them
+    optimization_level: int = 3
+
+    def write(self, folder: Path) -> None:
+        """Write it to `folder`."""
+        (folder / RECIPE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The recipe in `folder`; RepositoryError where it is missing or damaged."""
+        path = folder / RECIPE
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            recipe = cls(**{**values, "files": tuple(values["files"]), "inputs": tuple(values["inputs"])})
+            shapes_from(recipe.shapes)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise RepositoryError(f"{path} cannot be read ({error}). Build the model again.") from error
+        return recipe
+
+    @property
+    def graph(self) -> str:
+        """The ONNX file."""
+        return self.files[0]
+
+    def plan_shapes(self) -> Shapes:
+        """What the plan is built for."""
+        return shapes_from(self.shapes)
+
+    def profiles(self) -> list[Profile]:
+        """The optimization profiles, in the order that Triton's configuration counts them in."""
+        return self.plan_shapes().profiles(self.inputs)
+
+    def key(self, machine: Machine) -> str:
+        """The same for two plans where either would do for the other."""
+        parts = {
+            "recipe": asdict(self),
+            "tensorrt": machine.tensorrt,
+            "gpu": machine.gpu,
+            "capability": machine.compute,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a plan was built of and for, and how long that took."""
+
+    key: str
+    machine: Mapping[str, str]
+    recipe: Mapping[str, Any]
+    plan_sha256: str
+    seconds: float
+    created: str  # ISO 8601, UTC
+
+    def write(self, path: Path) -> None:
+        """Write it to `path`."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """The record at `path`; None where there is none that can be read."""
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+
+def misfit(folder: Path, recipe: Recipe, machine: Machine) -> str | None:
+    """Why the plan in `folder` cannot be used on `machine`, in words; None where it can."""
+    if not (folder / PLAN).is_file():
+        return "there is none yet"
+    record = Record.read(folder / RECORD)
+    if record is None:
+        return "nothing says what it was built for"
+    if record.key != recipe.key(machine):
+        theirs = Machine(**{name: record.machine.get(name, "") for name in Machine.names()})
+        if theirs.fits(machine):
+            return "it was built from another graph or for other shapes"
+        return f"it was built for {theirs}, and here is {machine}"
+    if sha256(folder / PLAN) != record.plan_sha256:
+        return "the file is damaged"
+    return None
+
+
+def graph_hash(folder: Path, files: Iterable[str]) -> str:
+    """SHA-256 of these `files` of `folder`: the graph's own, and those with its weights where it has such."""
+    digest = hashlib.sha256()
+    for name in files:
+        digest.update(name.encode())
+        digest.update(bytes.fromhex(sha256(folder / name)))
+    return digest.hexdigest()
