@@ -10,10 +10,11 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12; do \
 BIN := .venv/bin
 PIP := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 
-.PHONY: demo test lint types unit help clean
+.PHONY: demo test lint types unit gpu-check help clean
 help:
 	@echo 'make demo    build two real models, serve them, classify real texts'
 	@echo 'make test    lint, types and every test'
+	@echo 'make gpu-check  on a machine with an NVIDIA GPU: plan, server, parity, speed'
 	@echo 'make clean   remove .venv and what the demo built'
 
 demo: .venv/.installed-demo
@@ -30,6 +31,9 @@ types: .venv/.installed-dev
 
 unit: .venv/.installed-dev
 	$(BIN)/pytest
+
+gpu-check: .venv/.installed-dev
+	$(BIN)/python -m benchmarks.tensorrt bert-base bert-large
 
 .venv/bin/python:
 	@if [ -z "$(PYTHON)" ]; then \

@@ -9,12 +9,17 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from tritext.engines.gpu import tensorrt_version
 from tritext.engines.plan import Recipe
 from tritext.engines.shapes import Profile
 from tritext.errors import EngineError, ExportError
+
+if TYPE_CHECKING:
+    import tensorrt
+
+T = TypeVar("T")
 
 _MODULES: Final = ("tensorrt", "tensorrt_bindings")  # the second: the wheels of bindings alone, for NVIDIA's images
 
@@ -47,14 +52,15 @@ class Builder:
         """
         trt = self._trt
         log = _logger(trt)
-        builder = _made(lambda: trt.Builder(log), log, "start its builder")
+        builder: tensorrt.Builder = _made(lambda: trt.Builder(log), log, "start its builder")
         network = _made(lambda: builder.create_network(_strongly_typed(trt)), log, "make a network")
         self._parse(graph, network, log)
         config = builder.create_builder_config()
         config.builder_optimization_level = recipe.optimization_level
         for number, capability in enumerate(self._targets):
-            config.num_compute_capabilities = len(self._targets)
-            config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}"), number)
+            rtx: Any = config  # TensorRT-RTX alone has these
+            rtx.num_compute_capabilities = len(self._targets)
+            rtx.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}"), number)
         for profile in recipe.profiles():
             self._add_profile(builder, config, network, profile)
         monitor = None if progress is None else _monitor(trt, progress)
@@ -70,8 +76,8 @@ class Builder:
             _keep(timings, config)
         return bytes(plan)
 
-    def _parse(self, graph: Path, network: Any, log: Any) -> None:
-        parser = self._trt.OnnxParser(network, log)
+    def _parse(self, graph: Path, network: "tensorrt.INetworkDefinition", log: Any) -> None:
+        parser: tensorrt.OnnxParser = self._trt.OnnxParser(network, log)
         if parser.parse_from_file(str(graph)):
             return
         faults = [_fault(parser.get_error(index)) for index in range(parser.num_errors)]
@@ -81,7 +87,10 @@ class Builder:
         )
 
     @staticmethod
-    def _add_profile(builder: Any, config: Any, network: Any, profile: Profile) -> None:
+    def _add_profile(
+        builder: "tensorrt.Builder", config: "tensorrt.IBuilderConfig", network: "tensorrt.INetworkDefinition",
+        profile: Profile,
+    ) -> None:  # fmt: skip
         added = builder.create_optimization_profile()
         known = {network.get_input(index).name for index in range(network.num_inputs)}
         if known != set(profile):
@@ -130,7 +139,7 @@ def _strongly_typed(trt: Any) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
-def _made(make: Callable[[], Any], log: Any, what: str) -> Any:
+def _made(make: Callable[[], T], log: Any, what: str) -> T:
     try:
         made = make()
     except (RuntimeError, TypeError) as error:  # what the bindings raise where the library gives nothing
@@ -140,7 +149,7 @@ def _made(make: Callable[[], Any], log: Any, what: str) -> Any:
     return made
 
 
-def _fault(error: Any) -> str:
+def _fault(error: "tensorrt.ParserError") -> str:
     node = f"node {error.node_name()!r} ({error.node_operator()})" if error.node_name() else "the graph"
     return f"{node}: {error.desc()}"
 
@@ -194,7 +203,7 @@ def _monitor(trt: Any, progress: BuildProgress) -> Any:
     return Monitor()
 
 
-def _timing_cache(config: Any, timings: Path | None) -> Any:
+def _timing_cache(config: "tensorrt.IBuilderConfig", timings: Path | None) -> Any:
     if timings is None:
         return None
     with warnings.catch_warnings():
@@ -207,7 +216,7 @@ def _timing_cache(config: Any, timings: Path | None) -> Any:
     return cache
 
 
-def _keep(timings: Path, config: Any) -> None:
+def _keep(timings: Path, config: "tensorrt.IBuilderConfig") -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         cache = config.get_timing_cache()
