@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
+from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup
 
 import tritext
 from tritext import contract
 from tritext.build.config import Plan, configurations, templates, write_config
 from tritext.contract import Tensor
 from tritext.engines.base import Artefact
+from tritext.engines.plan import Recipe
+from tritext.engines.shapes import Buckets, CallShapes, shapes_values
 from tritext.errors import RepositoryError
 from tritext.naming import ROLES
 from tritext.repository import BUILDS, BuiltModel, models, read_config
@@ -89,12 +91,73 @@ def plan(task: str, inputs: tuple[str, ...]) -> Plan:
     return Plan("some.model", "0123abcd", settings, Artefact("model.onnx", ("model.onnx",), "encoder_python", {}), 32)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "models").iterdir()), ids=lambda path: path.name)
+TEMPLATES = sorted((ROOT / "models").iterdir())
+PLANS = [path for path in TEMPLATES if path.name.endswith("_tensorrt")]
+
+
+@pytest.mark.parametrize("path", sorted(set(TEMPLATES) - set(PLANS)), ids=lambda path: path.name)
 def test_step_template(path: Path) -> None:
     config = read_config(path)
     check_tensors(config)
     assert config.backend == "python"
     assert "from tritext.stages" in (path / "1" / "model.py").read_text()
+
+
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.name)
+def test_plan_template(path: Path) -> None:
+    config = read_config(path)
+    assert config.platform == "tensorrt_plan"
+    assert [group.kind for group in config.instance_group] == [ModelInstanceGroup.KIND_AUTO]
+    assert config.optimization.cuda.graphs
+    assert not config.optimization.cuda.graph_spec  # else each would be tried, and fail, on every profile
+    assert not any(tensor.allow_ragged_batch for tensor in config.input)
+
+
+PACKED = (*INPUTS[::2], "position_ids", "segment_ids", "first_tokens")
+
+
+def planned(task: str, template: str) -> Plan:
+    if template == "engine_tensorrt":
+        inputs, shapes = PACKED[: 5 if task == "text-classification" else 4], CallShapes.up_to(128)
+    else:
+        inputs, shapes = INPUTS, Buckets.up_to(128, 16)
+    recipe = Recipe(("model.onnx",), "", inputs, "fp16", shapes_values(shapes))
+    artefact = Artefact("model.onnx", ("model.onnx",), template, {})
+    rows = shapes.max_batch_size or 256
+    return replace(plan(task, INPUTS), artefact=artefact, recipe=recipe, max_batch_size=rows)
+
+
+@pytest.mark.parametrize("task", list(TASKS))
+def test_a_plan_in_the_ensemble(task: str) -> None:
+    configs = configurations(planned(task, "encoder_tensorrt"))
+    for config in configs.values():
+        check_tensors(config)
+    check_chain(configs["ensemble"])
+    check_steps(configs["ensemble"], {configs[role].name: configs[role] for role in ROLES})
+    encoder = configs["encoder"]
+    assert encoder.platform == "tensorrt_plan"
+    assert encoder.max_batch_size == configs["ensemble"].max_batch_size == 16
+    assert max(encoder.dynamic_batching.preferred_batch_size) <= 16
+    assert list(encoder.instance_group[0].profile) == [str(number) for number in range(6)]
+    assert not any(tensor.allow_ragged_batch for tensor in encoder.input)  # it would join them end to end
+
+
+@pytest.mark.parametrize("task", list(TASKS))
+def test_a_plan_that_the_encoder_calls(task: str) -> None:
+    given = planned(task, "engine_tensorrt")
+    configs = configurations(given)
+    check_chain(configs["ensemble"])
+    check_steps(configs["ensemble"], {configs[role].name: configs[role] for role in ROLES})
+    engine = configs["engine"]
+    assert engine.name == "some.model_engine_0123abcd"
+    assert configs["encoder"].backend == "python"
+    assert engine.max_batch_size == 0
+    assert given.recipe is not None
+    shapes = given.recipe.profiles()[0]
+    for tensor in engine.input:
+        assert len(tensor.dims) == len(shapes[tensor.name][0])
+    assert [len(tensor.dims) for tensor in engine.output] == [2 if task == "text-classification" else 3]
+    assert len(engine.instance_group[0].profile) == len(given.recipe.profiles())
 
 
 @pytest.mark.parametrize("task", list(TASKS))

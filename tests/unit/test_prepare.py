@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ from planning import MACHINE, build_plan, prepared
 from tritext.cli import app
 from tritext.engines import gpu
 from tritext.engines.gpu import Machine
-from tritext.engines.plan import PLAN, RECORD, Recipe
+from tritext.engines.plan import PLAN, RECORD, PlanOptions, Recipe
 from tritext.engines.tensorrt_builder import BuildProgress
 from tritext.errors import EngineError, ExportError, RepositoryError
 from tritext.progress import Silent
 from tritext.repository import BuiltModel
+from tritext.serve import ensemble
 from tritext.serve import prepare as preparing
 from tritext.serve.prepare import plan_folder, prepare
 
@@ -79,6 +81,47 @@ def test_a_driver_alone_makes_no_difference(built: BuiltModel, folder: Path) -> 
     newer = Machine(MACHINE.tensorrt, MACHINE.gpu, MACHINE.compute, "13.0")
     (found,) = prepare([built], machine=newer, build=refuse)
     assert found.reason is None
+
+
+A100 = Machine(MACHINE.tensorrt, "NVIDIA A100-SXM4-80GB", "8.0")
+T4 = Machine(MACHINE.tensorrt, "Tesla T4", "7.5")
+NEWER = Machine("10.14.1", MACHINE.gpu, MACHINE.compute)
+
+
+@pytest.mark.parametrize(
+    ("options", "fits", "does_not"),
+    [
+        (PlanOptions(hardware_compatible=True), A100, [T4, NEWER]),
+        (PlanOptions(version_compatible=True), NEWER, [A100, Machine("11.0.1", MACHINE.gpu, MACHINE.compute)]),
+    ],
+)
+def test_a_compatible_plan_serves_other_machines_too(
+    options: PlanOptions, fits: Machine, does_not: list[Machine], built: BuiltModel, folder: Path
+) -> None:
+    whole = (folder / "plan.json").read_text()
+    replace(Recipe.read(folder), options=options).write(folder)
+    try:
+        prepared([built])
+        (found,) = prepare([built], machine=fits, build=refuse)
+        assert found.reason is None
+        for other in does_not:
+            with pytest.raises(AssertionError, match="there was no need"):
+                prepare([built], machine=other, build=refuse)
+        flags = ensemble.backend_flags([built])
+        assert bool(flags) == options.version_compatible
+    finally:
+        (folder / "plan.json").write_text(whole)
+
+
+@pytest.mark.parametrize(
+    "option", ["optimization_level=6", "optimization_level=high", "hardware_compatible=yes", "x=1"]
+)
+def test_an_unknown_option_of_a_plan_is_refused(option: str, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint")
+    command = ["build", str(checkpoint), "--name", "m", "--out", str(tmp_path / "out"), "--engine", "tensorrt"]
+    ran = CliRunner().invoke(app, [*command, "--plan", option])
+    assert ran.exit_code == 2
+    assert "optimization_level=0 to 5" in " ".join(ran.stderr.split())
 
 
 def test_what_was_built_is_taken_from_the_cache(built: BuiltModel, folder: Path) -> None:

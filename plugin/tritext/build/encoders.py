@@ -159,7 +159,9 @@ class EncoderBuilder:
         texts = list(self._options.texts) or self._own_texts()
         calibrating, judged = _parted(texts)
         calls = list(self._calls(calibrating, settings, graph))
-        ingredients = Ingredients(graph, self._model, calls, partial(self._export, packed=graph.packed), shapes)
+        ingredients = Ingredients(
+            graph, self._model, calls, partial(self._export, packed=graph.packed), shapes, self._options.plan
+        )
         folder = self._scratch / "candidates"
         folder.mkdir()
         self._progress.step("Ask the checkpoint itself", total=len(judged))
@@ -181,7 +183,9 @@ class EncoderBuilder:
             folder = self._scratch / "candidates"
             folder.mkdir()
             self._progress.step("Write the graph: fp32")
-            made = engine_named(TENSORRT).build(Ingredients(graph, self._model, shapes=shapes), _EXACT, folder)
+            made = engine_named(TENSORRT).build(
+                Ingredients(graph, self._model, shapes=shapes, plan=self._options.plan), _EXACT, folder
+            )
             self._progress.done()
         else:
             contest, _, folder = self._contest(PlanContest, graph, settings, shapes)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from tritext.build.candidates import AUTO
 from tritext.build.checkpoint import Overrides
 from tritext.build.gate import Bounds
+from tritext.engines.plan import PlanOptions
 from tritext.manifest import Manifest
 from tritext.repository import BuiltModel
 from tritext.text.tokenizer import TextInput
@@ -31,6 +32,7 @@ class BuildOptions:
     bounds: Bounds = field(default_factory=Bounds)
     instances: int = 1  # processes that encode, each with all of the model
     batching: Batching = "packed"  # how requests of many lengths reach a TensorRT plan, see engines/shapes.py
+    plan: PlanOptions = field(default_factory=PlanOptions)  # of TensorRT's builder
     max_batch_size: int = 256  # texts a request
     overrides: Overrides = field(default_factory=Overrides)
     defaults: Mapping[str, Any] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any, Final
@@ -42,7 +42,7 @@ class Inputs:
             "tokenizer": Source("", tokenizer, None).hashes() if tokenizer else {},
             "options": [options.engine, options.precision, options.max_batch_size, sorted(options.defaults.items())],
             "instances": options.instances,
-            "batching": options.batching,
+            "plan": [options.batching, asdict(options.plan)],
             "gate": [options.texts, options.bounds.agreement, options.bounds.drift],
             "templates": _template_hashes(),
             "versions": _versions("openvino", "nncf", "onnxruntime"),

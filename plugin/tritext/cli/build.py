@@ -25,6 +25,7 @@ from tritext.cli.texts import Columns, InputFormat, Row
 from tritext.errors import BuildError
 
 if TYPE_CHECKING:
+    from tritext.engines.plan import PlanOptions
     from tritext.text.tokenizer import TextInput
 
 
@@ -80,6 +81,13 @@ def build(
         Batching,
         typer.Option(help="With tensorrt: several texts packed into a row, or each padded up to one of a few lengths."),
     ] = Batching.PACKED,
+    plan: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="With tensorrt: optimization_level=0 to 5, version_compatible=true, hardware_compatible=true.",
+        ),
+    ] = None,
     default: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Default of a request parameter, e.g. truncation=error."),
@@ -109,9 +117,10 @@ def build(
         bounds=Bounds(min_agreement, max_drift),
         instances=instances,
         batching=batching.value,
+        plan=_plan(plan or []),
         max_batch_size=max_batch_size,
         overrides=Overrides(task, names_in(labels), problem_type, max_length, tokenizer),
-        defaults=_defaults(default or []),
+        defaults=_pairs(default or [], "--default"),
         force=force,
     )
     console = Console(stderr=True)
@@ -133,11 +142,20 @@ def _texts(path: Path | None) -> "tuple[TextInput, ...]":
     return texts
 
 
-def _defaults(pairs: list[str]) -> dict[str, Any]:
+def _pairs(pairs: list[str], option: str) -> dict[str, Any]:
     for pair in pairs:
         if "=" not in pair:
-            raise typer.BadParameter(f"{pair!r} has no '='", param_hint="--default")
+            raise typer.BadParameter(f"{pair!r} has no '='", param_hint=option)
     return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _plan(pairs: list[str]) -> "PlanOptions":
+    from tritext.engines.plan import PlanOptions
+
+    try:
+        return PlanOptions.parse(_pairs(pairs, "--plan"))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--plan") from error
 
 
 def _summary(name: str, out: Path, *, changed: bool) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:  # the encoder's process runs engines, and must not pay for gRPC
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+    from tritext.engines.plan import PlanOptions
     from tritext.engines.shapes import Buckets, CallShapes
 
 Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8"]
@@ -42,8 +43,8 @@ class Ingredients:
     """What an engine may build from: the `graph`, the torch `module` it was exported from, and real calls.
 
     `calibration` holds arrays as a runner gets them, of real texts, for engines that quantise. `export` writes the
-    graph again, computing in another precision, for engines that take their types from it, and `shapes` are those that
-    calls will have, for engines that are built for shapes.
+    graph again, computing in another precision, for engines that take their types from it; `shapes` are those that
+    calls will have, and `plan` is what else was asked for, for engines that are built for shapes.
     """
 
     graph: Graph
@@ -51,6 +52,7 @@ class Ingredients:
     calibration: Sequence[Mapping[str, IntArray]] = ()
     export: Callable[[Precision, Path], Graph] | None = None
     shapes: "CallShapes | Buckets | None" = None
+    plan: "PlanOptions | None" = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,36 @@ RECORD: Final = "model.plan.json"
 
 
 @dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What a user can choose about a plan.
+
+    `optimization_level` is TensorRT's, 0 to 5: how long it looks for fast kernels. A `version_compatible` plan runs in
+    later minor versions of TensorRT too, and carries a runtime of its own, which Triton must be allowed to load; a
+    `hardware_compatible` one on every GPU from Ampere on. Both are slower.
+    """
+
+    optimization_level: int = 3
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+
+    @classmethod
+    def parse(cls, written: Mapping[str, str]) -> Self:
+        """Read options as a command line has them; ValueError says what is wrong with one."""
+        values: dict[str, Any] = {}
+        for name, value in written.items():
+            if name == "optimization_level" and value in set("012345"):
+                values[name] = int(value)
+            elif name in {"version_compatible", "hardware_compatible"} and value in {"true", "false"}:
+                values[name] = value == "true"
+            else:
+                raise ValueError(
+                    f"{name}={value} is none. There are optimization_level=0 to 5, version_compatible=true and "
+                    "hardware_compatible=true."
+                )
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """All that decides what plan comes of a graph, but for the machine.
 
@@ -34,7 +64,7 @@ class Recipe:
     inputs: tuple[str, ...]
     precision: str
     shapes: Mapping[str, Any]  # as tritext.engines.shapes writes them
-    optimization_level: int = 3
+    options: PlanOptions = PlanOptions()
 
     def write(self, folder: Path) -> None:
         """Write it to `folder`."""
@@ -46,7 +76,8 @@ class Recipe:
         path = folder / RECIPE
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            recipe = cls(**{**values, "files": tuple(values["files"]), "inputs": tuple(values["inputs"])})
+            lists = {name: tuple(values[name]) for name in ("files", "inputs")}
+            recipe = cls(**{**values, **lists, "options": PlanOptions(**values["options"])})
             shapes_from(recipe.shapes)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise RepositoryError(f"{path} cannot be read ({error}). Build the model again.") from error
@@ -65,14 +96,15 @@ class Recipe:
         """The optimization profiles, in the order that Triton's configuration counts them in."""
         return self.plan_shapes().profiles(self.inputs)
 
+    def fitting(self, machine: Machine) -> list[str]:
+        """What of `machine` the plan depends on."""
+        ampere = self.options.hardware_compatible and int(machine.compute.partition(".")[0] or 0) >= 8
+        version = machine.tensorrt.partition(".")[0] if self.options.version_compatible else machine.tensorrt
+        return [version, *(["Ampere or later"] if ampere else [machine.gpu, machine.compute])]
+
     def key(self, machine: Machine) -> str:
         """The same for two plans where either would do for the other."""
-        parts = {
-            "recipe": asdict(self),
-            "tensorrt": machine.tensorrt,
-            "gpu": machine.gpu,
-            "capability": machine.compute,
-        }
+        parts = {"recipe": asdict(self), "machine": self.fitting(machine)}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -109,7 +141,7 @@ def misfit(folder: Path, recipe: Recipe, machine: Machine) -> str | None:
         return "nothing says what it was built for"
     if record.key != recipe.key(machine):
         theirs = Machine(**{name: record.machine.get(name, "") for name in Machine.names()})
-        if theirs.fits(machine):
+        if recipe.fitting(theirs) == recipe.fitting(machine):
             return "it was built from another graph or for other shapes"
         return f"it was built for {theirs}, and here is {machine}"
     if sha256(folder / PLAN) != record.plan_sha256:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tritext import contract
 from tritext.engines.base import Artefact, Graph, Ingredients, IntArray, Precision, Runner, RunnerOptions
-from tritext.engines.plan import RECIPE, Recipe, graph_hash
+from tritext.engines.plan import RECIPE, PlanOptions, Recipe, graph_hash
 from tritext.engines.remote import CallModel, connected
 from tritext.engines.shapes import shapes_values
 from tritext.errors import EngineError, ExportError
@@ -43,7 +43,8 @@ class TensorRt:
         for path in files:
             shutil.move(path, target / path.name)
         names = tuple(path.name for path in files)
-        recipe = Recipe(names, graph_hash(target, names), inputs, precision, shapes_values(ingredients.shapes))
+        shapes, plan = shapes_values(ingredients.shapes), ingredients.plan or PlanOptions()
+        recipe = Recipe(names, graph_hash(target, names), inputs, precision, shapes, plan)
         recipe.write(target)
         template = "engine_tensorrt" if graph.packed else "encoder_tensorrt"
         parts = tuple(f"{target.name}/{name}" for name in (*names, RECIPE))

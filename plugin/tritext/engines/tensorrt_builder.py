@@ -56,7 +56,11 @@ class Builder:
         network = _made(lambda: builder.create_network(_strongly_typed(trt)), log, "make a network")
         self._parse(graph, network, log)
         config = builder.create_builder_config()
-        config.builder_optimization_level = recipe.optimization_level
+        config.builder_optimization_level = recipe.options.optimization_level
+        if recipe.options.version_compatible:
+            config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        if recipe.options.hardware_compatible:
+            config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
         for number, capability in enumerate(self._targets):
             rtx: Any = config  # TensorRT-RTX alone has these
             rtx.num_compute_capabilities = len(self._targets)

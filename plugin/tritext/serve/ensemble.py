@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from tritext.engines.plan import RECIPE, Recipe
 from tritext.errors import ServeError
 from tritext.naming import ENGINE_ROLE, step_name
 from tritext.repository import BuiltModel, models, read_config
@@ -46,6 +47,15 @@ def loads(model: BuiltModel) -> list[str]:
     """What Triton must be told to load: the ensemble, which brings its steps, and what those call by themselves."""
     engine = [step_name(model.name, ENGINE_ROLE, model.build)] if ENGINE_ROLE in model.roles else []
     return [*engine, model.name]
+
+
+def backend_flags(models: Sequence[BuiltModel]) -> tuple[str, ...]:
+    """What Triton's backends must be told of `models`: whether plans may bring a runtime of their own."""
+    folders = (model.step(role) for model in models for role in model.roles)
+    recipes = (Recipe.read(folder) for folder in folders if (folder / RECIPE).is_file())
+    if any(recipe.options.version_compatible for recipe in recipes):
+        return ("--backend-config=tensorrt,version-compatible=true",)
+    return ()
 
 
 def curl(model: BuiltModel, http_url: str) -> str:

@@ -116,9 +116,10 @@ class Server:
         key = secrets.token_urlsafe(24)
         segments = f"tritext_{os.getpid()}_{secrets.token_hex(4)}_"
         names = [name for model in self.models for name in ensemble.loads(model)]
+        extra = (*ensemble.backend_flags(self.models), *self._arguments)
         self._remote = Remote(self.grpc_url, key)
         self._process = Process(
-            command.line(installation, self._endpoints, names, key=key, segments=segments, extra=self._arguments),
+            command.line(installation, self._endpoints, names, key=key, segments=segments, extra=extra),
             environment={**installation.environment, **self._threads},
             folder=self.repository,
             log=self._log,

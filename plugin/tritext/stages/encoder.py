@@ -79,8 +79,9 @@ class EncoderStage:
             raise RepositoryError(f"{folder} has a layout that cannot be read. Build the model again.") from error
         options = RunnerOptions(precision, threads(), streams(), variant.options)
         path = folder / variant.artefact
-        if not path.exists():  # the engine is a model of its own
-            path = sibling(folder, ENGINE_ROLE) / variant.artefact
+        of_its_own = sibling(folder, ENGINE_ROLE) / variant.artefact
+        if of_its_own.exists():  # the engine is a model of its own
+            path = of_its_own
         return cls(settings, engine.runner(path, options), layout, options.streams)
 
     def check(self, examples: Sequence[Example], tolerance: float) -> None:
