@@ -110,6 +110,7 @@ def test_plan_template(path: Path) -> None:
     assert [group.kind for group in config.instance_group] == [ModelInstanceGroup.KIND_AUTO]
     assert config.optimization.cuda.graphs
     assert not config.optimization.cuda.graph_spec  # else each would be tried, and fail, on every profile
+    assert config.parameters["execution_context_allocation_strategy"].string_value == "ON_PROFILE_CHANGE"
     assert not any(tensor.allow_ragged_batch for tensor in config.input)
 
 

@@ -10,6 +10,7 @@ import tritext
 from tritext.cli.bench import bench
 from tritext.cli.build import build
 from tritext.cli.classify import classify
+from tritext.cli.health import health
 from tritext.cli.inspect import inspect
 from tritext.cli.prepare import prepare
 from tritext.cli.serve import serve
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (build, inspect, prepare, serve, classify, bench):
+for command in (build, inspect, prepare, serve, health, classify, bench):
     app.command()(command)
 
 

@@ -82,7 +82,9 @@ class EncoderStage:
         of_its_own = sibling(folder, ENGINE_ROLE) / variant.artefact
         if of_its_own.exists():  # the engine is a model of its own
             path = of_its_own
-        return cls(settings, engine.runner(path, options), layout, options.streams)
+        runner = engine.runner(path, options)
+        # Of a plan's model there are two: while one computes, the other gets its input.
+        return cls(settings, runner, layout, 2 if getattr(runner, "is_remote", False) else options.streams)
 
     def check(self, examples: Sequence[Example], tolerance: float) -> None:
         """EngineError where a logit is farther than `tolerance` from that of `examples`."""
