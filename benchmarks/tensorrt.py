@@ -6,7 +6,8 @@
 For each model and each way to batch: the plan is built and its answers compared with the checkpoint's; then, with texts
 of 128 and of 384 tokens, the time that the plan takes for one text (Triton's own account of the plan's model, one
 caller), the time of a whole call, the tokens a second of the ensemble at saturation, and those of the plan alone, asked
-with full calls past the tokenizer and the packing. Medians are over rounds. Where TensorRT is missing it says so, and
+with full calls past the tokenizer and the packing, and their share of a large matrix product. Medians are over
+rounds. Where TensorRT is missing it says so, and
 runs the torch engine's benchmark instead; without a GPU it ends with an error.
 """
 
@@ -39,6 +40,7 @@ from tritext.build.gate import Bounds
 from tritext.build.options import Batching
 from tritext.build.source import locate
 from tritext.client import wire
+from tritext.engines import tensorrt_builder
 from tritext.engines.gpu import tensorrt_version, this_machine
 from tritext.engines.plan import Recipe
 from tritext.engines.shapes import Shape
@@ -147,9 +149,9 @@ class Subject:
 
     def _full_call(self) -> dict[str, NDArray[np.int32]]:
         """The largest call that holds texts of this length, every position a token."""
-        profiles = [p for p in self._recipe.profiles() if p["input_ids"][2][1] >= self._length]
-        width = min(p["input_ids"][2][1] for p in profiles)
-        largest = max((p for p in profiles if p["input_ids"][2][1] == width), key=lambda p: p["input_ids"][2][0])
+        profiles = [p for p in self._recipe.profiles() if p["input_ids"][2][-1] >= self._length]
+        width = min(p["input_ids"][2][-1] for p in profiles)
+        largest = max((p for p in profiles if p["input_ids"][2][-1] == width), key=lambda p: p["input_ids"][2][-2])
         return {name: _filling(name, shapes[2]) for name, shapes in largest.items()}
 
 
@@ -158,7 +160,7 @@ def _filling(name: str, shape: Shape) -> NDArray[np.int32]:
     if name == "first_tokens":
         return np.zeros(shape, np.int32)
     if name == "position_ids":
-        return np.tile(np.arange(shape[1], dtype=np.int32), (shape[0], 1))
+        return np.broadcast_to(np.arange(shape[-1], dtype=np.int32), shape).copy()
     if name == "input_ids":
         return np.random.default_rng(0).integers(5, 1000, shape, dtype=np.int32)
     return np.full(shape, int(name != "token_type_ids"), np.int32)
@@ -181,6 +183,27 @@ def check(name: str, checkpoint: Path, precision: str, *, rounds: int = ROUNDS, 
     return found
 
 
+def shares(found: dict[str, Any], name: str, checkpoint: Path) -> dict[str, float]:
+    """Of what the GPU can multiply in half precision at all, for every figure of tokens a second."""
+    import torch
+    from transformers import AutoConfig
+
+    from benchmarks.gpu import ceiling, operations
+
+    if not torch.cuda.is_available():
+        print("torch sees no CUDA device here, so without the share of the ceiling.", file=sys.stderr)
+        return {}
+    limit = statistics.median(ceiling("cuda", "fp16", 4096)() for _ in range(ROUNDS))
+    config = AutoConfig.from_pretrained(checkpoint)
+    added = {f"{name}: ceiling, TFLOP/s": limit / 1e12}
+    for figure, value in found.items():
+        if figure.endswith("tokens/s"):
+            length = int(figure.split(", ")[1].split()[0])
+            a_token = operations(config, np.array([length])) / length
+            added[f"{figure}, share of the ceiling"] = value * a_token / limit
+    return added
+
+
 def main(names: Sequence[str]) -> None:
     """Check every model named, print a table, keep the figures."""
     if tensorrt_version() is None:
@@ -189,17 +212,20 @@ def main(names: Sequence[str]) -> None:
         raise SystemExit(subprocess.run([sys.executable, "-m", "benchmarks.gpu", checkpoint], check=False).returncode)
     try:
         machine = this_machine()
+        tensorrt_builder.load()  # before minutes of building
     except EngineError as error:
         raise SystemExit(str(error)) from error
+    about = {"tensorrt": machine.tensorrt, "gpu": machine.gpu, "cuda": machine.cuda, "rounds": ROUNDS}
     found: dict[str, Any] = {}
     for name in names:
-        found |= check(name, MODELS[name](DEMO / name), "fp16")
+        checkpoint = MODELS[name](DEMO / name)
+        measured = check(name, checkpoint, "fp16")
+        found |= measured | shares(measured, name, checkpoint)
+        write("tensorrt", f"python -m benchmarks.tensorrt {' '.join(names)}", {"device": about, "figures": found})
     table = Table("figure", "median", title=str(machine))
     for figure, value in found.items():
         table.add_row(figure, f"{value:,.4g}")
     Console().print(table)
-    about = {"tensorrt": machine.tensorrt, "gpu": machine.gpu, "cuda": machine.cuda, "rounds": ROUNDS}
-    write("tensorrt", f"python -m benchmarks.tensorrt {' '.join(names)}", {"device": about, "figures": found})
 
 
 if __name__ == "__main__":

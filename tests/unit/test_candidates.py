@@ -38,10 +38,10 @@ def settings_of(model: BuiltModel) -> EngineSettings:
 def fastest_first(monkeypatch: pytest.MonkeyPatch, *precisions: str) -> None:
     """Let the clock say that the precisions are fast in this order."""
 
-    def medians(_self: Contest, stages: Sequence[EncoderStage]) -> list[float]:
-        return [1.0 + precisions.index(stage._settings.variants[0].precision) for stage in stages]
+    def times(_self: Contest, stages: Sequence[EncoderStage], rounds: int) -> list[list[float]]:
+        return [[1.0 + precisions.index(stage._settings.variants[0].precision)] * rounds for stage in stages]
 
-    monkeypatch.setattr(Contest, "_medians", medians)
+    monkeypatch.setattr(Contest, "_times", times)
 
 
 # --- what is chosen ----------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ TENSORRT: Final = "tensorrt"
 _PLANS: Final = ("fp16", "bf16", "fp32")  # in this order "auto" tries them for a plan, whose speed it cannot measure
 _TIMED: Final = 64  # texts of mixed lengths in one timing
 _ROUNDS: Final = 3
+_LAYOUT_ROUNDS: Final = 7  # layouts differ by a few per cent
 _MARGIN: Final = 1.03  # a layout must be so much faster than the usual one; less is noise
 
 _PACKED: Final[tuple[AnyLayout, ...]] = (
@@ -136,23 +137,23 @@ class Contest:
     def _time(self, stages: Mapping[str, EncoderStage], candidates: Sequence[Candidate]) -> None:
         """Time all in turn, round by round, so that a drift of the machine's speed meets them alike."""
         self._progress.step("Time them", total=len(stages) * (_ROUNDS + 1))
-        medians = self._medians(list(stages.values()))
+        medians = [statistics.median(spent) for spent in self._times(list(stages.values()), _ROUNDS)]
         tokens = sum(request.inputs[contract.INPUT_IDS.name].size for request in self._timed)
         speeds = {name: tokens / seconds for name, seconds in zip(stages, medians, strict=True)}
         for candidate in candidates:
             candidate.tokens_per_second = speeds.get(candidate.name)
         self._progress.done(", ".join(f"{name} {speed:,.0f} tokens/s" for name, speed in speeds.items()))
 
-    def _medians(self, stages: Sequence[EncoderStage]) -> list[float]:
-        """Seconds of each."""
+    def _times(self, stages: Sequence[EncoderStage], rounds: int) -> list[list[float]]:
+        """Seconds of each in each round."""
         times: list[list[float]] = [[] for _ in stages]
-        for number in range(_ROUNDS + 1):
+        for number in range(rounds + 1):
             for stage, spent in zip(stages, times, strict=True):
                 seconds = _seconds(stage, self._timed)
                 if number:  # the first round warms up
                     spent.append(seconds)
                 self._progress.advance()
-        return [statistics.median(spent) for spent in times]
+        return times
 
     def variant(self, candidate: Candidate, layout: AnyLayout | None = None) -> Variant:
         """The settings that run `candidate`; its tolerance is still to be said."""
@@ -168,12 +169,14 @@ class Contest:
         return EncoderStage.of(settings, variant, self._folder)
 
     def best_layout(self, candidate: Candidate) -> AnyLayout:
-        """The fastest of the layouts for `candidate`, timed in turn."""
+        """The fastest of the layouts for `candidate`, each compared with the usual one round by round."""
         layouts = self._layouts(uses_cores=self.stage(self.variant(candidate)).uses_cores)
-        self._progress.step("Choose how to batch", total=len(layouts) * (_ROUNDS + 1))
-        medians = self._medians([self.stage(self.variant(candidate, layout)) for layout in layouts])
-        best = min(range(len(medians)), key=medians.__getitem__)
-        best = best if medians[0] > _MARGIN * medians[best] else 0
+        self._progress.step("Choose how to batch", total=len(layouts) * (_LAYOUT_ROUNDS + 1))
+        stages = [self.stage(self.variant(candidate, layout)) for layout in layouts]
+        usual, *others = self._times(stages, _LAYOUT_ROUNDS)
+        shares = [1.0, *(statistics.median(a / b for a, b in zip(each, usual, strict=True)) for each in others)]
+        best = min(range(len(shares)), key=shares.__getitem__)
+        best = best if _MARGIN * shares[best] < 1.0 else 0
         layout = layouts[best]
         self._progress.done(
             ", ".join(f"{key} {value}" for key, value in layout_values(layout).items() if key != "kind")

@@ -108,8 +108,9 @@ def _engine(plan: Plan, logits: Tensor) -> ModelConfig:
     config.name = step_name(plan.name, ENGINE_ROLE, plan.build)
     _set_profiles(config, plan.recipe)
     shapes = plan.recipe.profiles()[0]
-    inputs = [Tensor(name, "INT32", (-1,) * len(shapes[name][0])) for name in plan.recipe.inputs]
+    inputs = [Tensor(name, "INT32", (-1,) * (len(shapes[name][0]) - 1)) for name in plan.recipe.inputs]
     _set_tensors(config, inputs, [Tensor(logits.name, logits.datatype, (-1, *logits.dims))])
+    config.max_batch_size = plan.recipe.plan_shapes().max_batch_size
     config.parameters[contract.PARAM_BUILD].string_value = plan.build
     return config
 

@@ -59,7 +59,7 @@ class Encoder:
     def max_batch_size(self, wanted: int) -> int:
         """Of a request, where `wanted` was asked for: a native plan takes no more than it was built for."""
         shapes = self.recipe.plan_shapes() if self.recipe else None
-        return min(wanted, shapes.max_batch_size) if shapes and shapes.max_batch_size else wanted
+        return min(wanted, shapes.rows) if isinstance(shapes, Buckets) else wanted
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -178,6 +178,8 @@ class EncoderBuilder:
         longest = self._facts.max_length
         rows = min(_PLAN_ROWS, self._options.max_batch_size)
         shapes = CallShapes.up_to(longest) if graph.packed else Buckets.up_to(longest, rows)
+        if not graph.packed and rows < self._options.max_batch_size:
+            self._progress.tell(f"A request to this model takes at most {rows} texts: its plan is built for no more.")
         candidates: Sequence[Candidate] = ()
         if [precision for _, precision in wanted] == [_EXACT]:
             folder = self._scratch / "candidates"

@@ -22,6 +22,7 @@ from tritext.engines.base import FIRST_TOKENS, POSITION_IDS, SEGMENT_IDS, Graph,
 from tritext.errors import ExportError
 
 _OPSET: Final = 17
+_TYPED_OPSET: Final = 19  # the first in which the scales of Q/DQ nodes may be half
 _TYPES: Final = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _LONGEST_ROW: Final = 2048  # of a packed graph, tokens; the tables of relative positions reach so far
 
@@ -60,8 +61,9 @@ def export(
     `precision` fp16 or bf16 the graph itself computes in that (see `halved`); logits are float in any case.
     Beyond 2 GB the weights become files beside it, so the folder should be its own.
     """
+    opset = _OPSET
     if precision != "fp32":
-        model = halved(model, _TYPES[precision])
+        model, opset = halved(model, _TYPES[precision]), _TYPED_OPSET
     per_text = len(logits.dims) == 1
     example = _example(names, model, packed=packed, per_text=per_text)
     encoder = Packed(model, tuple(example)) if packed else _Padded(model, tuple(example))
@@ -71,7 +73,7 @@ def export(
     axes["logits"] = {0: "texts" if packed else "rows"} if per_text else {0: "rows", 1: "length"}
     path.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {
-        "input_names": list(example), "output_names": ["logits"], "dynamic_axes": axes, "opset_version": _OPSET,
+        "input_names": list(example), "output_names": ["logits"], "dynamic_axes": axes, "opset_version": opset,
         "dynamo": False,
     }  # fmt: skip
     try:

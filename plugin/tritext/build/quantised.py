@@ -9,14 +9,10 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any, Final
-
-import onnx
+from typing import Any
 
 from tritext.engines.base import Graph, IntArray, Precision
 from tritext.errors import ExportError
-
-_OPSET: Final = 19
 
 
 def quantised(graph: Graph, precision: Precision, calls: Sequence[Mapping[str, IntArray]], path: Path) -> Graph:
@@ -29,7 +25,6 @@ def quantised(graph: Graph, precision: Precision, calls: Sequence[Mapping[str, I
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     path.parent.mkdir(parents=True)
-    source = _with_half_scales(graph.path, path.with_name("graph.onnx"))
     kind = QuantType.QInt8 if precision == "int8" else QuantType.QFLOAT8E4M3FN
     options: dict[str, Any] = {
         "quant_format": QuantFormat.QDQ,
@@ -49,27 +44,13 @@ def quantised(graph: Graph, precision: Precision, calls: Sequence[Mapping[str, I
     }
     try:
         with _quietly():
-            quantize_static(str(source), str(path), _Reader(calls), **options)
+            quantize_static(str(graph.path), str(path), _Reader(calls), **options)
     except OSError:
         raise
     except Exception as error:  # whatever the graph makes it raise
         detail = str(error).strip().split("\n", maxsplit=1)[0]
         raise ExportError(f"ONNX Runtime cannot quantise the graph: {detail}") from error
-    for each in source.parent.iterdir():
-        if each.name.startswith(source.name):
-            each.unlink()
     return Graph(path, graph.inputs, graph.packed)
-
-
-def _with_half_scales(source: Path, target: Path) -> Path:
-    """The graph at `source` as of the operator set in which scales may be half: what it has of others is the same."""
-    model = onnx.load(str(source))
-    for each in model.opset_import:
-        if not each.domain:
-            each.version = max(each.version, _OPSET)
-    large = len(list(source.parent.iterdir())) > 1
-    onnx.save(model, str(target), save_as_external_data=large, location=f"{target.name}.data" if large else None)
-    return target
 
 
 class _Reader:

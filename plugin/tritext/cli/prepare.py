@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from tritext.cli.progress import TerminalProgress
+from tritext.engines.plan import PLAN
 
 if TYPE_CHECKING:
     from tritext.serve.prepare import Prepared
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 def prepare(
     repository: Annotated[Path, typer.Argument(metavar="REPO", help="The model repository that `build` made.")],
     model: Annotated[list[str] | None, typer.Option(metavar="NAME", help="This model only; repeatable.")] = None,
-    check: Annotated[bool, typer.Option(help="Ask each new plan for the checkpoint's answers.")] = True,
+    check: Annotated[
+        bool, typer.Option(help="Ask each plan for the checkpoint's answers, if it was not asked yet.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
 ) -> None:
     """Build the TensorRT plans that are missing in REPO, or do not fit this machine. `serve` does it too."""
@@ -27,9 +30,9 @@ def prepare(
     models = choose(repository.resolve(), model)
     console = Console(stderr=True)
     with TerminalProgress(console) as progress:
-        done = run_prepare(models, progress)
+        done = run_prepare(models, progress, thorough=True)
         if check:
-            verify(repository.resolve(), [each for each in done if each.reason], progress)
+            verify([each for each in done if not each.checked], progress)
     if as_json:
         typer.echo(json.dumps([_as_json(each) for each in done], indent=2))
         return
@@ -41,14 +44,14 @@ def prepare(
 
 def _as_text(prepared: "Prepared") -> str:
     if prepared.reason is None:
-        return f"{prepared.model}: its plan fits {prepared.machine}"
+        return f"{prepared.model.name}: its plan fits {prepared.machine}"
     how = "taken from the cache" if prepared.from_cache else f"built in {prepared.seconds:,.0f} s"
-    return f"{prepared.model}: {how} for {prepared.machine}, because {prepared.reason}"
+    return f"{prepared.model.name}: {how} for {prepared.machine}, because {prepared.reason}"
 
 
 def _as_json(prepared: "Prepared") -> dict[str, object]:
     return {
-        "model": prepared.model, "plan": str(prepared.plan), "reason": prepared.reason,
+        "model": prepared.model.name, "plan": str(prepared.folder / PLAN), "reason": prepared.reason,
         "from_cache": prepared.from_cache, "seconds": round(prepared.seconds, 1), "tensorrt": prepared.machine.tensorrt,
         "gpu": prepared.machine.gpu, "compute_capability": prepared.machine.compute,
     }  # fmt: skip

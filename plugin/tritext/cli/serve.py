@@ -55,7 +55,6 @@ def serve(
     from tritext.serve.prepare import prepare
 
     console = Console(stderr=True)
-    begun = time.monotonic()
     server = Server(
         repository,
         models=model,
@@ -70,14 +69,15 @@ def serve(
     with _until_signalled():
         with TerminalProgress(console) as progress:
             prepare(server.models, progress)
-        _run(console, server, timeout, begun, as_json=as_json)
+        _run(console, server, timeout, as_json=as_json)
     if server.stop():
         raise ServeError("Stopped, but requests in flight did not finish in time and were cut off.")
     console.print("Stopped.")
 
 
-def _run(console: Console, server: "Server", timeout: float, begun: float, *, as_json: bool) -> None:
+def _run(console: Console, server: "Server", timeout: float, *, as_json: bool) -> None:
     """Start, say when it is ready, and wait for its end."""
+    begun = time.monotonic()
     with server:
         try:
             server.wait_ready(timeout)

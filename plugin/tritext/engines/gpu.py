@@ -25,9 +25,15 @@ class Machine:
     def __str__(self) -> str:
         return f"TensorRT {self.tensorrt or '?'} on {self.gpu or 'an unknown GPU'} (compute {self.compute or '?'})"
 
-    def fits(self, other: "Machine") -> bool:
-        """Whether a plan of this machine runs on `other`."""
-        return (self.tensorrt, self.gpu, self.compute) == (other.tensorrt, other.gpu, other.compute)
+    @property
+    def is_ampere_or_later(self) -> bool:
+        """From which on plans can be made compatible with other GPUs."""
+        return int(self.compute.partition(".")[0] or 0) >= 8
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """TensorRT's, to compare."""
+        return tuple(int(part) for part in self.tensorrt.split(".") if part.isdecimal())
 
     @classmethod
     def names(cls) -> list[str]:
@@ -36,7 +42,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """The GPU that CUDA names first, and the TensorRT library; EngineError says what is missing."""
+    """Its GPU, or several of one kind, and the TensorRT library; EngineError says what is missing."""
     version = tensorrt_version()
     if version is None:
         raise EngineError(
@@ -67,14 +73,28 @@ def _gpu() -> tuple[str, str, str]:
             "No NVIDIA driver is installed here, or the container was started without --gpus all."
         ) from error
     _asked(cuda.cuInit(0), "cuInit")
-    device = ctypes.c_int()
-    _asked(cuda.cuDeviceGet(ctypes.byref(device), 0), "cuDeviceGet")
-    name = ctypes.create_string_buffer(256)
-    _asked(cuda.cuDeviceGetName(name, len(name), device), "cuDeviceGetName")
+    count = ctypes.c_int()
+    _asked(cuda.cuDeviceGetCount(ctypes.byref(count)), "cuDeviceGetCount")
+    found = {_device(cuda, number) for number in range(count.value)}
+    if len(found) != 1:
+        names = ", ".join(sorted(f"{name} (compute {compute})" for name, compute in found)) or "none"
+        raise EngineError(
+            f"Triton would run a plan on every GPU here, and one plan is for one kind: {names}. Name those of one kind "
+            "in CUDA_VISIBLE_DEVICES."
+        )
     version = ctypes.c_int()
     _asked(cuda.cuDriverGetVersion(ctypes.byref(version)), "cuDriverGetVersion")
-    capability = ".".join(str(_attribute(cuda, which, device)) for which in (_MAJOR, _MINOR))
-    return name.value.decode(), capability, f"{version.value // 1000}.{version.value % 1000 // 10}"
+    (name, compute) = found.pop()
+    return name, compute, f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
+def _device(cuda: Any, number: int) -> tuple[str, str]:
+    """Name and compute capability."""
+    device = ctypes.c_int()
+    _asked(cuda.cuDeviceGet(ctypes.byref(device), number), "cuDeviceGet")
+    name = ctypes.create_string_buffer(256)
+    _asked(cuda.cuDeviceGetName(name, len(name), device), "cuDeviceGetName")
+    return name.value.decode(), ".".join(str(_attribute(cuda, which, device)) for which in (_MAJOR, _MINOR))
 
 
 def _attribute(cuda: Any, which: int, device: ctypes.c_int) -> int:

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from tritext.engines.gpu import Machine
-from tritext.engines.shapes import Profile, Shapes, shapes_from
+from tritext.engines.shapes import Buckets, CallShapes, Profile, shapes_from
 from tritext.errors import RepositoryError
 from tritext.manifest import sha256
 
 RECIPE: Final = "plan.json"
 PLAN: Final = "model.plan"
 RECORD: Final = "model.plan.json"
+
+BUILDER: Final = 1  # another number where tensorrt_builder.py makes other plans of the same recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class Recipe:
         """The ONNX file."""
         return self.files[0]
 
-    def plan_shapes(self) -> Shapes:
+    def plan_shapes(self) -> CallShapes | Buckets:
         """What the plan is built for."""
         return shapes_from(self.shapes)
 
@@ -98,26 +100,28 @@ class Recipe:
 
     def fitting(self, machine: Machine) -> list[str]:
         """What of `machine` the plan depends on."""
-        ampere = self.options.hardware_compatible and int(machine.compute.partition(".")[0] or 0) >= 8
+        ampere = self.options.hardware_compatible and machine.is_ampere_or_later
         version = machine.tensorrt.partition(".")[0] if self.options.version_compatible else machine.tensorrt
         return [version, *(["Ampere or later"] if ampere else [machine.gpu, machine.compute])]
 
     def key(self, machine: Machine) -> str:
         """The same for two plans where either would do for the other."""
-        parts = {"recipe": asdict(self), "machine": self.fitting(machine)}
+        parts = {"builder": BUILDER, "recipe": asdict(self), "machine": self.fitting(machine)}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a plan was built of and for, and how long that took."""
+    """What a plan was built of and for, how long that took, and whether it was asked for the checkpoint's answers."""
 
     key: str
     machine: Mapping[str, str]
     recipe: Mapping[str, Any]
+    plan_bytes: int
     plan_sha256: str
     seconds: float
     created: str  # ISO 8601, UTC
+    checked: bool = False
 
     def write(self, path: Path) -> None:
         """Write it to `path`."""
@@ -131,22 +135,32 @@ class Record:
         except (OSError, ValueError, TypeError):
             return None
 
+    @property
+    def built_for(self) -> Machine:
+        """The machine it names, with nothing for what it does not say."""
+        return Machine(**{name: str(self.machine.get(name, "")) for name in Machine.names()})
 
-def misfit(folder: Path, recipe: Recipe, machine: Machine) -> str | None:
-    """Why the plan in `folder` cannot be used on `machine`, in words; None where it can."""
-    if not (folder / PLAN).is_file():
+
+def misfit(folder: Path, recipe: Recipe, machine: Machine, *, thorough: bool = True) -> str | None:
+    """Why the plan in `folder` cannot be used on `machine`, in words; None where it can.
+
+    `thorough` reads all of the plan, which may be a gigabyte; else its size has to do.
+    """
+    plan = folder / PLAN
+    if not plan.is_file():
         return "there is none yet"
     record = Record.read(folder / RECORD)
     if record is None:
         return "nothing says what it was built for"
+    theirs = record.built_for
     if record.key != recipe.key(machine):
-        theirs = Machine(**{name: record.machine.get(name, "") for name in Machine.names()})
         if recipe.fitting(theirs) == recipe.fitting(machine):
-            return "it was built from another graph or for other shapes"
+            return "it was built from another graph, for other shapes or in another way"
         return f"it was built for {theirs}, and here is {machine}"
-    if sha256(folder / PLAN) != record.plan_sha256:
-        return "the file is damaged"
-    return None
+    if recipe.options.version_compatible and theirs.version > machine.version:
+        return f"it was built by a later TensorRT, {theirs.tensorrt}, and here is {machine.tensorrt}"
+    whole = plan.stat().st_size == record.plan_bytes and (not thorough or sha256(plan) == record.plan_sha256)
+    return None if whole else "the file is damaged"
 
 
 def graph_hash(folder: Path, files: Iterable[str]) -> str:

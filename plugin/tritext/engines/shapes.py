@@ -22,7 +22,7 @@ _PER_TEXT: Final = 8  # tokens: a call has room for so many texts as if each wer
 
 
 class Shapes(Protocol):
-    """What a plan is built for. `max_batch_size` is Triton's: 0 where the plan's calls are no batches of requests."""
+    """What a plan is built for. `max_batch_size` is that of the Triton model that runs it."""
 
     kind: ClassVar[str]
 
@@ -50,19 +50,23 @@ class CallShapes:
         Single short rows, for the latency of one text; rows of 128 for traffic; longer ones for longer texts. From
         one number of rows to the next it is a factor of four: a profile costs minutes to build and memory to keep.
         """
-        longest = _rounded(max_length)
-        widths = sorted({min(width, longest) for width in (128, 256, 512, longest)})
+        longest = -(-max_length // 8) * 8
+        usual = (128, 256, 384, 512, *(512 * 2**power for power in range(1, 8)))
+        widths = [*(width for width in usual if width < longest), longest]
         short = [(1, width) for width in (16, 32, 64) if width < widths[0]]
         return cls((*short, *((rows, width) for width in widths for rows in _fours(max(1, tokens // width)))))
 
     @property
     def max_batch_size(self) -> int:
-        """A call holds texts of many requests; Triton is not to batch calls."""
-        return 0
+        """A call is a batch of one: it holds texts of many requests, and Triton is not to merge calls.
+
+        Not 0, for which Triton's backend captures CUDA graphs that it never finds again (server issue 7150).
+        """
+        return 1
 
     def profiles(self, inputs: Sequence[str]) -> list[Profile]:
-        """One for each shape, which is its smallest, its usual and its largest."""
-        shapes = [{n: (texts_of(call),) if n == FIRST_TOKENS else call for n in inputs} for call in self.calls]
+        """One for each shape, which is its smallest, its usual and its largest; the first dimension is the batch."""
+        shapes = [{n: (1, texts_of(call)) if n == FIRST_TOKENS else (1, *call) for n in inputs} for call in self.calls]
         return [{name: (shape, shape, shape) for name, shape in each.items()} for each in shapes]
 
 
@@ -82,11 +86,12 @@ class Buckets:
 
     @classmethod
     def up_to(cls, max_length: int, rows: int = 64) -> "Buckets":
-        """Lengths that grow by a third to a half, so that padding costs a sixth on average, up to `max_length`."""
-        longest = _rounded(max_length)
-        usual = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536)
-        lengths = (*(length for length in usual if length < longest), longest)
-        return cls(lengths, rows, min(8, rows))
+        """Lengths that grow by a third to a half, so that padding costs a sixth on average, up to `max_length`.
+
+        The last is not rounded: a model may have no more positions.
+        """
+        usual = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
+        return cls((*(length for length in usual if length < max_length), max_length), rows, min(8, rows))
 
     @property
     def max_batch_size(self) -> int:
@@ -105,7 +110,7 @@ def bucket(lengths: Iterable[int], length: int) -> int:
     return next((each for each in lengths if each >= length), length)
 
 
-def shapes_from(values: Mapping[str, Any]) -> Shapes:
+def shapes_from(values: Mapping[str, Any]) -> CallShapes | Buckets:
     """The shapes that `shapes_values` wrote; KeyError or TypeError where it is none."""
     if values["kind"] == Buckets.kind:
         return Buckets(tuple(values["lengths"]), values["rows"], values["usual"])
@@ -119,10 +124,6 @@ def shapes_values(shapes: CallShapes | Buckets) -> dict[str, Any]:
     if isinstance(shapes, Buckets):
         return {"kind": shapes.kind, "lengths": shapes.lengths, "rows": shapes.rows, "usual": shapes.usual}
     return {"kind": shapes.kind, "calls": shapes.calls}
-
-
-def _rounded(length: int) -> int:
-    return -(-length // 8) * 8
 
 
 def _fours(most: int) -> list[int]:

@@ -18,7 +18,7 @@ from tritext import contract
 from tritext.engines.base import Artefact, Graph, Ingredients, IntArray, Precision, Runner, RunnerOptions
 from tritext.engines.plan import RECIPE, PlanOptions, Recipe, graph_hash
 from tritext.engines.remote import CallModel, connected
-from tritext.engines.shapes import shapes_values
+from tritext.engines.shapes import CallShapes, shapes_values
 from tritext.errors import EngineError, ExportError
 from tritext.naming import ENGINE_ROLE, sibling
 
@@ -38,6 +38,8 @@ class TensorRt:
         target = folder / f"tensorrt-{precision}"
         target.mkdir()
         graph = self._graph(ingredients, precision, folder / f"graph-{precision}")
+        if graph.packed:
+            as_batch_of_one(graph.path)
         inputs = plan_inputs(graph)
         files = [graph.path, *sorted(path for path in graph.path.parent.iterdir() if path != graph.path)]
         for path in files:
@@ -94,7 +96,9 @@ class RemotePlan:
 
     def run(self, arrays: Mapping[str, IntArray]) -> NDArray[np.float32]:
         """Logits of the graph's shape; EngineError where the model fails."""
-        return self._call(self._model, {name: arrays[name] for name in self._inputs}, contract.LOGITS.name)
+        one = {name: arrays[name][None] for name in self._inputs}
+        logits: NDArray[np.float32] = self._call(self._model, one, contract.LOGITS.name)[0]
+        return logits
 
 
 class CpuGraph:
@@ -108,14 +112,20 @@ class CpuGraph:
 
     def __init__(self, path: Path, options: RunnerOptions) -> None:
         self._runner = _cpu_runner(path, options)
-        self._profiles = Recipe.read(path.parent).profiles()
+        recipe = Recipe.read(path.parent)
+        self._profiles = recipe.profiles()
+        self._is_packed = isinstance(recipe.plan_shapes(), CallShapes)
 
     def run(self, arrays: Mapping[str, IntArray]) -> NDArray[np.float32]:
         """Logits of the graph's shape; EngineError where no profile of the plan has the arrays' shapes."""
+        if self._is_packed:
+            arrays = {name: arrays[name][None] for name in self._profiles[0]}
         shapes = {name: arrays[name].shape for name in self._profiles[0]}
         if not any(_holds(profile, shapes) for profile in self._profiles):
             raise EngineError(f"No profile of the plan holds the shapes {shapes}.")
-        return self._runner.run(arrays)
+        logits = self._runner.run(arrays)
+        texts: NDArray[np.float32] = logits[0] if self._is_packed else logits
+        return texts
 
 
 def _holds(profile: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> bool:
@@ -133,6 +143,42 @@ def _cpu_runner(path: Path, options: RunnerOptions) -> Runner:
         return onnxruntime.OnnxRuntimeRunner(path, plain)
     rounding: Precision = "bf16" if openvino.ENGINE.lacks("bf16") is None else "fp32"
     return openvino.OpenVinoRunner(path, RunnerOptions(rounding, options.threads, options.streams))
+
+
+def as_batch_of_one(path: Path) -> None:
+    """Give all inputs and the output of the packed graph at `path` one more dimension in front, of size 1.
+
+    So Triton can take a call for a batch of one, see `CallShapes.max_batch_size`.
+    """
+    import onnx
+    from onnx import helper
+
+    model = onnx.load(str(path), load_external_data=False)
+    graph = model.graph
+    graph.initializer.append(helper.make_tensor("batch_axis", onnx.TensorProto.INT64, [1], [0]))
+    before, after = [], []
+    for each in graph.input:
+        before.append(helper.make_node("Squeeze", [each.name, "batch_axis"], [f"{each.name}.rows"]))
+        for node in graph.node:
+            node.input[:] = [f"{name}.rows" if name == each.name else name for name in node.input]
+        _add_dimension(each)
+    for each in graph.output:
+        for node in graph.node:
+            node.output[:] = [f"{name}.rows" if name == each.name else name for name in node.output]
+            node.input[:] = [f"{name}.rows" if name == each.name else name for name in node.input]
+        after.append(helper.make_node("Unsqueeze", [f"{each.name}.rows", "batch_axis"], [each.name]))
+        _add_dimension(each)
+    nodes = [*before, *graph.node, *after]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.save(model, str(path))
+
+
+def _add_dimension(value: Any) -> None:
+    dimensions = list(value.type.tensor_type.shape.dim)
+    del value.type.tensor_type.shape.dim[:]
+    value.type.tensor_type.shape.dim.add().dim_value = 1
+    value.type.tensor_type.shape.dim.extend(dimensions)
 
 
 def plan_inputs(graph: Graph) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ The network is strongly typed: every precision is the graph's own, so that what 
 flag of the builder stands for one. Source of the interface: NVIDIA's TensorRT Python API reference.
 """
 
+import contextlib
 import importlib
 import time
 import warnings
@@ -57,6 +58,8 @@ class Builder:
         self._parse(graph, network, log)
         config = builder.create_builder_config()
         config.builder_optimization_level = recipe.options.optimization_level
+        if tf32 := getattr(trt.BuilderFlag, "TF32", None):  # set by default; it rounds what is float in the graph
+            config.clear_flag(tf32)
         if recipe.options.version_compatible:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
         if recipe.options.hardware_compatible:
@@ -77,7 +80,8 @@ class Builder:
         if plan is None:
             raise _refusal(log, f"TensorRT {trt.__version__} cannot build {graph.name}")
         if timings is not None and cache is not None:
-            _keep(timings, config)
+            with contextlib.suppress(OSError):  # a plan took minutes; its timings are only for the next
+                _keep(timings, config)
         return bytes(plan)
 
     def _parse(self, graph: Path, network: "tensorrt.INetworkDefinition", log: Any) -> None:
@@ -113,8 +117,10 @@ def load() -> Any:
     for name in _MODULES:
         try:
             module = importlib.import_module(name)
-        except ImportError:
-            continue
+        except (ImportError, OSError) as error:
+            if getattr(error, "name", None) == name:  # it is not there
+                continue
+            raise EngineError(f"TensorRT's Python bindings cannot be loaded: {error}.") from error
         if not hasattr(module, "Builder"):  # stubs for type checkers have the same name
             continue
         if library is not None and _three(module.__version__) != _three(library):

@@ -1,7 +1,8 @@
 """Whether an engine gives, on this machine, the logits that the checkpoint gave when the model was built."""
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,12 +15,17 @@ from tritext.engines.plan import RECIPE, Recipe
 from tritext.engines.shapes import Buckets, bucket
 from tritext.errors import ServeError
 from tritext.manifest import Example
-from tritext.naming import step_name
+from tritext.naming import ENGINE_ROLE, step_name
 from tritext.repository import BuiltModel, read_config
 from tritext.serve.remote import Infer
+from tritext.settings import EngineSettings
 
 BUDGET: Final = 0.5  # seconds for all models of a server together
 AT_LEAST: Final = 3  # texts of each model, however long they take
+
+
+class WrongEngine(ServeError):
+    """An engine does not give the checkpoint's answers on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +46,15 @@ def check_engine(model: BuiltModel, infer: Infer, *, budget: float = BUDGET) -> 
     """
     step = step_name(model.name, "encoder", model.build)
     inputs = {entry.name for entry in read_config(model.repository / step).input}
-    lengths = _lengths(model.step("encoder"))
+    padding = _Padding.of(model.step("encoder"))
     tolerance = _tolerance(model)
     examples = sorted(model.reference(), key=lambda example: example.input_ids.size)
     worst, asked, deadline = 0.0, 0, time.monotonic() + budget
     for example in examples:
         if asked >= AT_LEAST and time.monotonic() > deadline:
             break
-        logits = infer(step, _padded(example.encoder_arrays(inputs), lengths)).get(contract.LOGITS.name)
-        if logits is not None and lengths and example.logits.ndim == 2:
+        logits = infer(step, padding.padded(example.encoder_arrays(inputs))).get(contract.LOGITS.name)
+        if logits is not None and example.logits.ndim == 2:
             logits = logits[:, : len(example.logits)]
         difference = _difference(model, example, logits)
         if not difference <= tolerance:  # a NaN is a mismatch too
@@ -57,19 +63,84 @@ def check_engine(model: BuiltModel, infer: Infer, *, budget: float = BUDGET) -> 
     return Checked(model.name, asked, len(examples), worst, tolerance)
 
 
-def _lengths(encoder: Path) -> Sequence[int]:
-    """What a native plan wants requests padded up to; nothing where the encoder takes any length."""
-    if not (encoder / RECIPE).is_file():
-        return ()
-    shapes = Recipe.read(encoder).plan_shapes()
-    return shapes.lengths if isinstance(shapes, Buckets) else ()
+@dataclass(frozen=True, slots=True)
+class _Padding:
+    """What the tokenizer pads requests up to, and with which id; nothing where the encoder takes any length."""
+
+    lengths: Sequence[int] = ()
+    pad_id: int = 0
+
+    @classmethod
+    def of(cls, encoder: Path) -> "_Padding":
+        """That of the encoder step in the version folder `encoder`."""
+        shapes = Recipe.read(encoder).plan_shapes() if (encoder / RECIPE).is_file() else None
+        return cls(shapes.lengths, EngineSettings.read(encoder).pad_id) if isinstance(shapes, Buckets) else cls()
+
+    def padded(self, arrays: Mapping[str, NDArray[np.int32]]) -> dict[str, NDArray[np.int32]]:
+        """[N, L] each, as the tokenizer would send them."""
+        length = arrays[contract.INPUT_IDS.name].shape[1]
+        missing = ((0, 0), (0, bucket(self.lengths, length) - length))
+        fill = {contract.INPUT_IDS.name: self.pad_id}
+        return {name: np.pad(array, missing, constant_values=fill.get(name, 0)) for name, array in arrays.items()}
 
 
-def _padded(arrays: dict[str, NDArray[np.int32]], lengths: Sequence[int]) -> dict[str, NDArray[np.int32]]:
-    """[1, L] each, padded up to one of `lengths` as the tokenizer would."""
-    length = arrays[contract.INPUT_IDS.name].shape[1]
-    missing = bucket(lengths, length) - length
-    return {name: np.pad(array, ((0, 0), (0, missing))) for name, array in arrays.items()}
+def check_shapes(model: BuiltModel, infer: Infer) -> int:
+    """Ask a plan with calls of every shape that it was built for, filled with reference texts; how many there were.
+
+    Each profile has kernels of its own, and single texts meet few of them. WrongEngine as `check_engine`.
+    """
+    step = step_name(model.name, "encoder", model.build)
+    config = read_config(model.repository / step)
+    inputs = {entry.name for entry in config.input}
+    padding, tolerance = _Padding.of(model.step("encoder")), _tolerance(model)
+    examples = sorted(model.reference(), key=lambda example: -example.input_ids.size)
+    asked = 0
+    for rows, width in _calls(model):
+        fitting = [example for example in examples if example.input_ids.size <= width]
+        texts = _filling(fitting, rows * width, rows if padding.lengths else config.max_batch_size)
+        if not texts:
+            continue
+        logits = infer(step, padding.padded(_together(texts, inputs, padding.pad_id))).get(contract.LOGITS.name)
+        for index, example in enumerate(texts):
+            row = None if logits is None else logits[index : index + 1]
+            if row is not None and example.logits.ndim == 2:
+                row = row[:, : len(example.logits)]
+            difference = _difference(model, example, row)
+            if not difference <= tolerance:
+                problem = f"its logits differ by {difference:.3g} in a call of {rows} x {width}"
+                raise _mismatch(model, example, problem, tolerance)
+        asked += 1
+    return asked
+
+
+def _calls(model: BuiltModel) -> list[tuple[int, int]]:
+    """(rows, tokens a row) of every profile of the model's plan."""
+    folders = (model.step(role) for role in (ENGINE_ROLE, "encoder"))
+    folder = next(folder for folder in folders if (folder / RECIPE).is_file())
+    shapes = Recipe.read(folder).plan_shapes()
+    if isinstance(shapes, Buckets):
+        return [(rows, length) for length in shapes.lengths for rows in (1, shapes.rows)]
+    return list(shapes.calls)
+
+
+def _filling(examples: Sequence[Example], tokens: int, most: int) -> list[Example]:
+    """`examples`, over and over, until they have so many tokens or are so many."""
+    chosen: list[Example] = []
+    for example in itertools.islice(itertools.cycle(examples), most):
+        tokens -= example.input_ids.size
+        if chosen and tokens < 0:
+            break
+        chosen.append(example)
+    return chosen
+
+
+def _together(examples: Sequence[Example], inputs: set[str], pad_id: int) -> dict[str, NDArray[np.int32]]:
+    """One request of several texts, [N, L] each."""
+    several = [example.encoder_arrays(inputs) for example in examples]
+    length = max(each[contract.INPUT_IDS.name].shape[1] for each in several)
+    one = _Padding((length,), pad_id)
+    padded = [one.padded(each) for each in several]
+    return {name: np.concatenate([each[name] for each in padded]) for name in padded[0]}
 
 
 def _difference(model: BuiltModel, example: Example, logits: NDArray[np.float32] | None) -> float:
@@ -89,11 +160,11 @@ def _tolerance(model: BuiltModel) -> float:
         ) from error
 
 
-def _mismatch(model: BuiltModel, example: Example, problem: str, tolerance: float) -> ServeError:
+def _mismatch(model: BuiltModel, example: Example, problem: str, tolerance: float) -> WrongEngine:
     shown = example.text if len(example.text) <= 60 else example.text[:59] + "…"
     engine = model.manifest().engine
     kind = " ".join(str(engine[key]) for key in ("name", "precision") if key in engine)
-    return ServeError(
+    return WrongEngine(
         f"Model {model.name} (build {model.build}, {kind or 'engine unknown'}) is wrong on this machine: for the text "
         f"{shown!r} {problem}, and the tolerance is {tolerance:g}. Build it again on this machine, or with another "
         "engine or precision."

@@ -20,7 +20,7 @@ from tritext.serve.endpoints import Endpoints, claim
 from tritext.serve.installation import find
 from tritext.serve.log import Log, LogLevel
 from tritext.serve.process import Process
-from tritext.serve.remote import Remote, text
+from tritext.serve.remote import Arrays, Remote, text
 
 # How long Triton may take to exit once its models are gone. It would wait for idle keep-alive connections too.
 LINGER: Final = 3.0
@@ -162,6 +162,10 @@ class Server:
         reason = f": {self._log.reason}" if self._log.reason else ""
         tail = "".join(f"\n  {line}" for line in self.log_tail())
         return ServeError(f"{what}{reason}.\nThe last lines of its log:{tail or ' none'}")
+
+    def infer(self, model: str, arrays: Arrays) -> Arrays:
+        """Ask a model, or a step of one; ServeError where it answers with an error."""
+        return _started(self._remote).infer(model, arrays)
 
     def wait(self) -> None:
         """Wait for as long as Triton runs. ServeError, with the last lines of its log, where it ends by itself."""

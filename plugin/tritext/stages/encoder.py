@@ -1,8 +1,9 @@
 """The second step: token ids in, logits out. Requests of every length are taken together."""
 
 import logging
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Self
@@ -83,8 +84,8 @@ class EncoderStage:
         if of_its_own.exists():  # the engine is a model of its own
             path = of_its_own
         runner = engine.runner(path, options)
-        # Of a plan's model there are two: while one computes, the other gets its input.
-        return cls(settings, runner, layout, 2 if getattr(runner, "is_remote", False) else options.streams)
+        # Two instances of a plan's model compute or copy, one call waits for them.
+        return cls(settings, runner, layout, 3 if getattr(runner, "is_remote", False) else options.streams)
 
     def check(self, examples: Sequence[Example], tolerance: float) -> None:
         """EngineError where a logit is farther than `tolerance` from that of `examples`."""
@@ -131,12 +132,26 @@ class EncoderStage:
 
     def _run(self, calls: Iterator[Call]) -> Iterator[tuple[Call, NDArray[np.float32]]]:
         """Run `calls`, as many at once as the engine has streams, and let other encoders have their turns between."""
+        if self.is_remote:
+            yield from self._overlapped(calls)
+            return
         while some := list(islice(calls, self._streams)):
             arrays = [call.arrays for call in some]
             run = map if len(some) == 1 else self._pool.map
             with self._turn:
                 outputs = list(run(self._runner.run, arrays))
             yield from zip(some, outputs, strict=True)
+
+    def _overlapped(self, calls: Iterator[Call]) -> Iterator[tuple[Call, NDArray[np.float32]]]:
+        """Run `calls` elsewhere, always as many as there are streams, while the next one is laid out here."""
+        running: deque[tuple[Call, Future[NDArray[np.float32]]]] = deque()
+        for call in calls:
+            running.append((call, self._pool.submit(self._runner.run, call.arrays)))
+            if len(running) == self._streams:
+                done, output = running.popleft()
+                yield done, output.result()
+        for done, output in running:
+            yield done, output.result()
 
 
 def _difference(expected: NDArray[np.float32], got: NDArray[np.float32] | None) -> float:
