@@ -14,6 +14,7 @@ from building import JUDGED, TEXTS, answers, quick_build, snapshot
 from tritext.build.candidates import Contest
 from tritext.build.encoders import _parted
 from tritext.build.gate import Bounds
+from tritext.build.options import Batching
 from tritext.build.texts import paragraphs
 from tritext.engines import ENGINES, engine_named
 from tritext.engines.base import Ingredients
@@ -90,6 +91,29 @@ def test_what_fails_is_not_chosen_however_fast(
     assert [variant.precision for variant in settings_of(result.model).variants] == ["fp32"]
     there = {path.name for path in result.model.step("encoder").iterdir()}
     assert not [name for name in there if "int8" in name]
+
+
+@pytest.mark.parametrize("batching", ["packed", "buckets"])
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_a_quantised_plan_is_calibrated_and_judged_on_the_cpu(
+    batching: Batching, precision: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    options = {"engine": "tensorrt", "precision": precision, "batching": batching, "texts": JUDGED}
+    with pytest.raises(BuildError, match=f"tensorrt {precision}: .*(agree|drift)"):
+        quick_build(checkpoint, tmp_path, **options, bounds=EXACT)
+    result = quick_build(checkpoint, tmp_path, **options, bounds=Bounds(0.0, float("inf")))
+    (chosen,) = result.manifest.candidates
+    assert (chosen["precision"], chosen["verdict"], chosen["tokens_per_second"]) == (precision, "chosen", None)
+    assert 0.0 < chosen["accuracy"]["drift"] < 1.0
+
+
+def test_auto_takes_half_precision_for_a_plan_or_what_is_next(checkpoint: Path, tmp_path: Path) -> None:
+    options = {"engine": "tensorrt", "precision": "auto", "texts": JUDGED}
+    first, *others = quick_build(checkpoint, tmp_path, **options, bounds=LOOSE).manifest.candidates
+    assert (first["precision"], first["verdict"]) == ("fp16", "chosen")
+    assert [(each["precision"], each["verdict"]) for each in others] == [("bf16", "not needed"), ("fp32", "not needed")]
+    exact = quick_build(checkpoint, tmp_path, **options, bounds=EXACT).manifest.candidates
+    assert [each["precision"] for each in exact if each["chosen"]] == ["fp32"]
 
 
 @needs_int8

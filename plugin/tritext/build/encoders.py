@@ -20,7 +20,8 @@ from tritext.build.texts import paragraphs
 from tritext.engines import engine_named
 from tritext.engines.base import Artefact, Graph, Ingredients, IntArray, Precision
 from tritext.engines.batching import Packed, Sorted, Texts
-from tritext.engines.layouts import layout_of, layout_values
+from tritext.engines.fixed import Bucketed, PackedCalls
+from tritext.engines.layouts import AnyLayout, layout_of, layout_values
 from tritext.engines.plan import Recipe
 from tritext.engines.shapes import Buckets, CallShapes
 from tritext.errors import EngineError, ExportError, TritextError
@@ -238,8 +239,11 @@ class EncoderBuilder:
             types = np.array(each.get("token_type_ids", [np.zeros_like(ids)])[0], dtype=np.int32)
             example = Example("", None, ids, types, nothing)
             requests.append(parity.encoder_request(example, settings).inputs)
-        layout = Packed(rows=1) if graph.packed else Sorted(1)
         texts_of_all = Texts.of(requests, settings.encoder_inputs)
+        layout: AnyLayout = Packed(rows=1) if graph.packed else Sorted(1)
+        if self._options.engine == TENSORRT:  # ONNX Runtime's histograms want calls of one shape
+            longest = max(128, -(-int(texts_of_all.lengths.max()) // 8) * 8)
+            layout = PackedCalls(((1, longest),)) if graph.packed else Bucketed((longest,), 1)
         for call in layout.calls(texts_of_all, settings.pad_id, per_text=self._per_text):
             yield {name: array for name, array in call.arrays.items() if name in graph.inputs}
 

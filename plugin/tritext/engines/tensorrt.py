@@ -138,7 +138,9 @@ def _holds(profile: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) ->
 def _cpu_runner(path: Path, options: RunnerOptions) -> Runner:
     from tritext.engines import onnxruntime, openvino
 
-    plain = RunnerOptions("fp32", options.threads, options.streams)
+    # It would move fp8's nodes past operations that do not take fp8.
+    settings = {"session.disable_quant_qdq": "1"} if options.precision == "fp8" else {}
+    plain = RunnerOptions("fp32", options.threads, options.streams, settings)
     if options.precision != "bf16":
         return onnxruntime.OnnxRuntimeRunner(path, plain)
     rounding: Precision = "bf16" if openvino.ENGINE.lacks("bf16") is None else "fp32"
