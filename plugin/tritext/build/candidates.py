@@ -106,15 +106,21 @@ class Contest:
         for candidate in candidates:
             if candidate.verdict:
                 continue
-            self._progress.step(f"Judge {candidate.name}")
-            if self._judge(candidate):
-                self._progress.done(_figures(candidate))
-                for other in candidates:
-                    other.verdict = other.verdict or "slower"
-                candidate.chosen, candidate.verdict = True, "chosen"
+            if self._is_chosen(candidate, candidates, "slower"):
                 return candidates, candidate
-            self._progress.done(candidate.verdict)
         raise _none_passes(candidates)
+
+    def _is_chosen(self, candidate: Candidate, candidates: Sequence[Candidate], others: str) -> bool:
+        """Judge `candidate`; where it passes, that is said of it, and `others` of those that nothing was said of."""
+        self._progress.step(f"Judge {candidate.name}")
+        if not self._judge(candidate):
+            self._progress.done(candidate.verdict)
+            return False
+        self._progress.done(_figures(candidate))
+        candidate.chosen, candidate.verdict = True, "chosen"
+        for each in candidates:
+            each.verdict = each.verdict or others
+        return True
 
     def _build(self, candidate: Candidate) -> EncoderStage | None:
         """The candidate's encoder; None, and why, where it cannot be had."""
@@ -209,14 +215,8 @@ class PlanContest(Contest):
         for candidate in candidates:
             if self._build(candidate) is None:
                 continue
-            self._progress.step(f"Judge {candidate.name}")
-            if self._judge(candidate):
-                self._progress.done(_figures(candidate))
-                for other in candidates:
-                    other.verdict = other.verdict or "not needed"
-                candidate.chosen, candidate.verdict = True, "chosen"
+            if self._is_chosen(candidate, candidates, "not needed"):
                 return candidates, candidate
-            self._progress.done(candidate.verdict)
         raise _none_passes(candidates)
 
     def _layouts(self, *, uses_cores: bool) -> tuple[AnyLayout, ...]:
