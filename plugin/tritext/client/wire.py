@@ -5,6 +5,7 @@ have no types either, so what leaves here is Any and stays inside this package.
 """
 
 import importlib
+import os
 from typing import Any, Final
 
 _MINUTE_MS: Final = 60_000
@@ -36,7 +37,8 @@ def stub(channel: Any) -> Any:
 
 
 def grpc() -> Any:
-    """The module `grpc`."""
+    """The module `grpc`, told to keep to itself what is no error: a server that goes away is an exception of ours."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     return importlib.import_module("grpc")
 
 
