@@ -66,15 +66,16 @@ RUN --mount=type=bind,from=tools,source=/tools,target=/tools \
 # --- the images: from what changes least to what changes most ----------------------------------------------------
 
 FROM ${CPU_BASE} AS cpu
+# A repository is mounted or copied in: as no volume is declared, an image with a model inside is an ordinary one.
 # The base's own pip and what it is unpacked from have no place in a server.
 RUN useradd --uid 10001 --user-group --home-dir /tmp --no-create-home --shell /usr/sbin/nologin tritext \
+ && mkdir /repository \
  && rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/site-packages/pip* /usr/local/lib/python3*/ensurepip \
         /usr/lib/python3*/ensurepip /usr/share/python-wheels
 # Nothing is written but below /tmp, so that the root file system can be read-only.
 ENV PATH=/opt/tritext/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1
 USER 10001:10001
 EXPOSE 8000 8001 8002
-VOLUME /repository
 STOPSIGNAL SIGTERM
 # A real inference on every model: Triton says that it is ready also where a step is dead.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=120s --retries=2 CMD ["tritext", "health", "/repository"]
@@ -93,12 +94,13 @@ LABEL org.opencontainers.image.title="tritext" \
 
 FROM ${GPU_BASE} AS gpu
 RUN useradd --uid 10001 --user-group --home-dir /tmp --no-create-home --shell /usr/sbin/nologin tritext \
+ && mkdir /repository \
  && install --directory --owner 10001 --group 10001 /var/cache/tritext
 # Plans take minutes to make: a volume keeps them.
 ENV PATH=/opt/tritext/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 TRITEXT_CACHE=/var/cache/tritext
 USER 10001:10001
 EXPOSE 8000 8001 8002
-VOLUME /repository /var/cache/tritext
+VOLUME /var/cache/tritext
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=10s --start-period=900s --retries=2 CMD ["tritext", "health", "/repository"]
 ENTRYPOINT ["tritext"]

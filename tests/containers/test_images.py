@@ -5,7 +5,8 @@ from pathlib import Path
 
 import images
 import pytest
-from docker_engine import ROOT, docker, inspect, run
+import served
+from docker_engine import ROOT, container, docker, inspect, run
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +43,24 @@ def test_a_change_of_code_changes_one_small_layer(image: str, base: str, tmp_pat
         after = inspect(images.build("cpu", base, context=context))
     finally:
         docker("tag", before["Id"], image)
+    docker("rmi", after["Id"])
     layers, changed = (thing["RootFS"]["Layers"] for thing in (before, after))
     assert layers[:-1] == changed[:-1]
     assert layers[-1] != changed[-1]
+
+
+def test_a_repository_can_be_baked_in(
+    image: str, repository: Path, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(repository, tmp_path / "repository")
+    (tmp_path / "Dockerfile").write_text(f"FROM {image}\nCOPY repository /repository\n")
+    baked = docker("build", "--quiet", tmp_path)
+    try:
+        with container(baked) as started:
+            started.wait_healthy()
+            assert served.labels(started.address(8001)) == served.expected_labels(checkpoints["labels"])
+    finally:
+        docker("rmi", "--force", baked)
 
 
 def test_the_other_commands_are_there(image: str) -> None:
