@@ -1,57 +1,126 @@
-# Serving images. The first target needs no GPU; neither has torch, build tools or a root process.
+# One Dockerfile, three images:
 #
-#   docker build --target cpu -t tritext:cpu .
-#   docker run --rm -p 127.0.0.1:8001:8001 -v "$PWD/repository:/repository:ro" --shm-size 1g tritext:cpu
+#   docker build --target cpu .       the server with the embedded Triton: no GPU, no torch, no compiler, no pip
+#   docker build --target gpu .       the same on NVIDIA's Triton image
+#   docker build --target builder .   cpu, with torch and what else `tritext build` needs
 #
-# Every base is an argument, so that a mirror or an image of your own can take its place.
+# Every base is an argument. A certificate authority or a package mirror of your own comes in as a secret, which no
+# layer keeps: --secret id=ca,src=ca.pem --secret id=pip,src=pip.conf
+# BuildKit builds only the stages that a target needs; nothing here is fetched from a registry but the bases.
 ARG CPU_BASE=python:3.12-slim-bookworm
 ARG GPU_BASE=nvcr.io/nvidia/tritonserver:25.10-py3
 
-# The package as a wheel: the only stage that sees the source.
-FROM ${CPU_BASE} AS wheel
+# --- what builds the images and is in none of them ---------------------------------------------------------------
+
+# pip and hatchling in the versions of constraints.txt, whatever the base brings; apart, because pip takes what it
+# sees for installed.
+FROM ${CPU_BASE} AS tools
+COPY constraints.txt deploy/image/with-secrets deploy/image/install /tools/
+RUN --mount=type=secret,id=ca --mount=type=secret,id=pip --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv /opt/bootstrap \
+ && /tools/with-secrets /opt/bootstrap/bin/pip install -c /tools/constraints.txt --target /tools/pip pip \
+ && /tools/with-secrets /opt/bootstrap/bin/pip install -c /tools/constraints.txt --target /tools/hatchling hatchling
+
+# What to install, as files of their own: a layer below depends on these lines and not on all of pyproject.toml.
+FROM ${CPU_BASE} AS requirements
+COPY pyproject.toml deploy/image/requirements.py /source/
+RUN mkdir /requirements && cd /requirements \
+ && python3 /source/requirements.py /source/pyproject.toml serve > cpu.txt \
+ && python3 /source/requirements.py /source/pyproject.toml serve -nvidia-pytriton > gpu.txt \
+ && python3 /source/requirements.py /source/pyproject.toml build > builder.txt
+
+FROM ${CPU_BASE} AS cpu-dependencies
+RUN --mount=type=secret,id=ca --mount=type=secret,id=pip --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=bind,from=tools,source=/tools,target=/tools \
+    --mount=type=bind,from=requirements,source=/requirements/cpu.txt,target=/requirements.txt \
+    /tools/install -c /tools/constraints.txt -r /requirements.txt
+
+# NVIDIA's image has Triton and TensorRT, but not TensorRT's Python side, whose version must be the library's.
+FROM ${GPU_BASE} AS gpu-dependencies
+ARG TENSORRT_BINDINGS=tensorrt-cu13-bindings==10.13.3.9
+RUN --mount=type=secret,id=ca --mount=type=secret,id=pip --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=bind,from=tools,source=/tools,target=/tools \
+    --mount=type=bind,from=requirements,source=/requirements/gpu.txt,target=/requirements.txt \
+    /tools/install -c /tools/constraints.txt -r /requirements.txt "${TENSORRT_BINDINGS}"
+
+# The package: the only stage that sees the source. What it leaves in /package is laid over /opt/tritext.
+FROM cpu-dependencies AS package
 WORKDIR /source
-COPY constraints.txt ./
-RUN python3 -m venv /opt/build && /opt/build/bin/pip install --no-cache-dir -c constraints.txt hatchling
 COPY pyproject.toml README.md LICENSE ./
 COPY models models
 COPY ensembles ensembles
 COPY plugin plugin
-RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels .
+RUN --mount=type=bind,from=tools,source=/tools,target=/tools \
+    PYTHONPATH=/tools/hatchling python3 /tools/pip/pip wheel --no-deps --no-index --no-build-isolation \
+        --wheel-dir /wheels .
 
-# What both images run. Dependencies come before the wheel, so that a change of code downloads nothing again.
+FROM package AS cpu-package
+RUN --mount=type=bind,from=tools,source=/tools,target=/tools \
+    /tools/install --no-deps --no-index --prefix /package /wheels/*.whl
+
+FROM gpu-dependencies AS gpu-package
+RUN --mount=type=bind,from=tools,source=/tools,target=/tools \
+    --mount=type=bind,from=package,source=/wheels,target=/wheels \
+    /tools/install --no-deps --no-index --prefix /package /wheels/*.whl
+
+# --- the images: from what changes least to what changes most ----------------------------------------------------
+
 FROM ${CPU_BASE} AS cpu
-COPY constraints.txt pyproject.toml /tmp/tritext/
-RUN python3 -m venv /opt/tritext \
- && /opt/tritext/bin/python -c "import tomllib; p = tomllib.load(open('/tmp/tritext/pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['serve'], sep='\n')" > /tmp/tritext/serve.txt \
- && /opt/tritext/bin/pip install --no-cache-dir -c /tmp/tritext/constraints.txt -r /tmp/tritext/serve.txt
-RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
-    /opt/tritext/bin/pip install --no-cache-dir --no-deps /wheels/*.whl \
- && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin tritext
-ENV PATH=/opt/tritext/bin:$PATH PYTHONUNBUFFERED=1
+# A repository is mounted or copied in: as no volume is declared, an image with a model inside is an ordinary one.
+# The base's own pip and what it is unpacked from have no place in a server.
+RUN useradd --uid 10001 --user-group --home-dir /tmp --no-create-home --shell /usr/sbin/nologin tritext \
+ && mkdir /repository \
+ && rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/site-packages/pip* /usr/local/lib/python3*/ensurepip \
+        /usr/lib/python3*/ensurepip /usr/share/python-wheels
+# Nothing is written but below /tmp, so that the root file system can be read-only.
+ENV PATH=/opt/tritext/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1
+USER 10001:10001
+EXPOSE 8000 8001 8002
+STOPSIGNAL SIGTERM
+# A real inference on every model: Triton says that it is ready also where a step is dead.
+HEALTHCHECK --interval=15s --timeout=10s --start-period=120s --retries=2 CMD ["tritext", "health", "/repository"]
+ENTRYPOINT ["tritext"]
+# Inside a container the port that is published decides who can call.
+CMD ["serve", "/repository", "--host", "0.0.0.0"]
+COPY --from=cpu-dependencies /opt/tritext /opt/tritext
+COPY --from=cpu-package /package /opt/tritext
+ARG VERSION=0.1.0
+ARG REVISION=unknown
 LABEL org.opencontainers.image.title="tritext" \
-      org.opencontainers.image.description="Raw text in, labels out, on NVIDIA Triton" \
-      org.opencontainers.image.licenses="Apache-2.0"
-USER 10001
-EXPOSE 8000 8001 8002
-VOLUME /repository
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
-    CMD ["python3", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=4)"]
-STOPSIGNAL SIGTERM
-ENTRYPOINT ["tritext"]
-# Inside a container the port that is published decides who can call; everything else is closed by default.
-CMD ["serve", "/repository", "--host", "0.0.0.0"]
+      org.opencontainers.image.description="Raw text in, labels out: BERT-family models on NVIDIA Triton" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
 
-# The same on NVIDIA's image, whose tritonserver and backends are used instead of the embedded ones.
 FROM ${GPU_BASE} AS gpu
-RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
-    --mount=type=bind,source=constraints.txt,target=/tmp/constraints.txt \
-    pip install --no-cache-dir -c /tmp/constraints.txt tokenizers openvino onnxruntime \
-        "tritonclient[grpc]" typer rich protobuf \
- && pip install --no-cache-dir --no-deps /wheels/*.whl \
- && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin tritext
-USER 10001
+RUN useradd --uid 10001 --user-group --home-dir /tmp --no-create-home --shell /usr/sbin/nologin tritext \
+ && mkdir /repository \
+ && install --directory --owner 10001 --group 10001 /var/cache/tritext
+# Plans take minutes to make: a volume keeps them.
+ENV PATH=/opt/tritext/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 TRITEXT_CACHE=/var/cache/tritext
+USER 10001:10001
 EXPOSE 8000 8001 8002
-VOLUME /repository
+VOLUME /var/cache/tritext
 STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=15s --timeout=10s --start-period=900s --retries=2 CMD ["tritext", "health", "/repository"]
 ENTRYPOINT ["tritext"]
 CMD ["serve", "/repository", "--host", "0.0.0.0"]
+COPY --from=gpu-dependencies /opt/tritext /opt/tritext
+COPY --from=gpu-package /package /opt/tritext
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="tritext" \
+      org.opencontainers.image.description="Raw text in, labels out: BERT-family models on NVIDIA Triton" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+
+FROM cpu AS builder
+USER root
+RUN --mount=type=secret,id=ca --mount=type=secret,id=pip --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=bind,from=tools,source=/tools,target=/tools \
+    --mount=type=bind,from=requirements,source=/requirements/builder.txt,target=/requirements.txt \
+    /tools/install -c /tools/constraints.txt -r /requirements.txt
+USER 10001:10001
+HEALTHCHECK NONE
+CMD ["build", "--help"]

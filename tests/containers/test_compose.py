@@ -1,0 +1,65 @@
+"""compose.yaml and what it mounts agree with the image and with what a server really measures."""
+
+import json
+import re
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+from docker_engine import ROOT, Container, inspect, run
+
+DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "dashboards" / "tritext.json").read_text())
+EXPRESSIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+
+
+@pytest.fixture(scope="module")
+def compose() -> Any:
+    return yaml.safe_load((ROOT / "compose.yaml").read_text())
+
+
+def test_compose_itself_takes_it() -> None:
+    command = ["docker", "compose"] if run("compose", "version").returncode == 0 else ["docker-compose"]
+    if not shutil.which(command[0]):
+        pytest.skip("Docker Compose is not installed.")
+    profiles = ["--profile", "gpu", "--profile", "monitoring"]
+    done = subprocess.run(
+        [*command, "--file", ROOT / "compose.yaml", *profiles, "config", "--quiet"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["server", "gpu"])
+def test_a_server_runs_as_the_tests_run_it(compose: Any, image: str, name: str) -> None:
+    service = compose["services"][name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert [mount.partition(":")[0] for mount in service["tmpfs"]] == ["/tmp"]  # noqa: S108
+    assert service["healthcheck"]["test"] == inspect(image)["Config"]["Healthcheck"]["Test"]
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    assert {"cpus", "memory"} <= set(service["deploy"]["resources"]["limits"])
+
+
+def test_what_it_mounts_from_here_is_there(compose: Any) -> None:
+    mounts = [mount for service in compose["services"].values() for mount in service["volumes"]]
+    ours = [mount.partition(":")[0] for mount in mounts if mount.startswith("./")]
+    assert len(ours) == 3
+    assert [path for path in ours if not (ROOT / path).exists()] == []
+
+
+def test_the_dashboard_shows_what_the_server_measures(server: Container) -> None:
+    measured = set(re.findall(r"^# TYPE (\w+)", server.metrics(), re.MULTILINE))
+    shown = {name for expression in EXPRESSIONS for name in re.findall(r"\b(?:nv|tritext)_\w+", expression)}
+    assert len(shown) > 10
+    assert {name for name in shown if not name.startswith("nv_gpu_")} <= measured
+
+
+def test_prometheus_asks_the_alias_that_both_servers_have(compose: Any) -> None:
+    (job,) = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
+    (found,) = job["dns_sd_configs"]
+    for name in ("server", "gpu"):
+        assert compose["services"][name]["networks"]["default"]["aliases"] == found["names"]
+    assert found["port"] == 8002

@@ -1,0 +1,91 @@
+"""Deploy, die, drain, end: what happens to a container in its life."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import served
+import tritonclient.grpc as triton
+from docker_engine import Container, container, docker, until
+
+from building import quick_build
+
+SLOW = "Alle Menschen sind frei und gleich an Würde und Rechten geboren. " * 30_000  # seconds of tokenization
+REFUSED = {"StatusCode.UNAVAILABLE", "StatusCode.NOT_FOUND"}
+
+
+@pytest.fixture
+def own(image: str, own_repository: Path) -> Iterator[Container]:
+    """A server of one's own."""
+    with container(image, repository=own_repository) as started:
+        started.wait_healthy()
+        yield started
+
+
+def test_a_new_build_in_the_mounted_repository_is_served_after_a_restart(
+    own: Container, own_repository: Path, checkpoints: dict[str, Path]
+) -> None:
+    old, new = (served.expected_labels(checkpoints[name]) for name in ("labels", "next"))
+    assert old != new
+    assert served.labels(own.address(8001)) == old
+    quick_build(checkpoints["next"], own_repository, "labels")
+    docker("restart", own.id)
+    own.wait_healthy()
+    assert served.labels(own.address(8001)) == new
+    assert served.entities(own.address(8001)) == served.expected_entities(checkpoints["entities"])
+
+
+def test_a_dead_step_is_unhealthy_until_the_restart(own: Container) -> None:
+    stubs = [pid for pid in own.sh("grep -l labels_encoder /proc/[0-9]*/cmdline").split() if "/self" not in pid]
+    (stub,) = [pid.split("/")[2] for pid in stubs if own.sh(f"cat {Path(pid).parent}/comm").startswith("triton_python")]
+    assert own.sh(f"kill -9 {stub}") == ""
+    own.wait_healthy("unhealthy")
+    assert "labels answers with an error" in own.state["Health"]["Log"][-1]["Output"]
+    assert own.http("GET", "/v2/health/ready")[0] == 200  # which is why the check infers
+    docker("restart", own.id)
+    own.wait_healthy()
+
+
+def ask(url: str, text: str) -> str:
+    """The status of one call: OK, or what gRPC says."""
+    tensor = triton.InferInput("TEXT", [1, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[text.encode()]], dtype=object))
+    with triton.InferenceServerClient(url) as client:
+        try:
+            client.infer("labels", [tensor], client_timeout=60)
+        except triton.InferenceServerException as error:
+            return str(error.status())
+    return "OK"
+
+
+def test_every_request_before_sigterm_is_answered_and_later_ones_are_refused(own: Container) -> None:
+    url = own.address(8001)
+    with ThreadPoolExecutor(8) as pool:
+        accepted: list[Future[str]] = [pool.submit(ask, url, SLOW) for _ in range(4)]
+        time.sleep(1)  # all are inside by then, and one at most is answered
+        docker("kill", "--signal=TERM", own.id)
+        until(lambda: own.http("GET", "/v2/models/labels/ready")[0] != 200, own.logs)
+        waiting = sum(not future.done() for future in accepted)
+        late = {ask(url, "too late") for _ in range(5)}
+        assert [future.result() for future in accepted] == ["OK"] * 4
+    assert waiting > 0
+    assert late <= REFUSED
+    assert own.wait_ended() == 0
+    assert own.logs().rstrip().endswith("Stopped.")
+    assert ask(url, "much too late") in REFUSED
+
+
+def test_the_memory_limit_holds_under_load(image: str, repository: Path) -> None:
+    limit = 512 << 20
+    with container(image, options=(f"--memory={limit}", f"--memory-swap={limit}"), repository=repository) as limited:
+        limited.wait_healthy()
+        counted = limited.sh("cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null")
+        assert counted == str(limit)
+        with ThreadPoolExecutor(4) as pool:
+            texts = [text * 20 for text in served.TEXTS] * 32
+            asked = [pool.submit(served.labels, limited.address(8001), texts) for _ in range(8)]
+            assert {len(future.result()) for future in asked} == {len(texts)}
+        assert (limited.state["OOMKilled"], limited.state["Running"]) == (False, True)
