@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from docker_engine import ROOT, Container, inspect, run
+from docker_engine import ROOT, Container, inspect
 
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "dashboards" / "tritext.json").read_text())
 EXPRESSIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
@@ -19,9 +19,13 @@ def compose() -> Any:
     return yaml.safe_load((ROOT / "compose.yaml").read_text())
 
 
+def answers(command: list[str]) -> bool:
+    return bool(shutil.which(command[0])) and subprocess.run([*command, "version"], check=False).returncode == 0
+
+
 def test_compose_itself_takes_it() -> None:
-    command = ["docker", "compose"] if run("compose", "version").returncode == 0 else ["docker-compose"]
-    if not shutil.which(command[0]):
+    command = next((line for line in (["docker", "compose"], ["docker-compose"]) if answers(line)), None)
+    if command is None:
         pytest.skip("Docker Compose is not installed.")
     profiles = ["--profile", "gpu", "--profile", "monitoring"]
     done = subprocess.run(
