@@ -57,6 +57,7 @@ gpu-check: .venv/.installed-dev
 
 .venv/.installed-dev: pyproject.toml constraints.txt .venv/.installed-demo
 	$(PIP) install --editable '.[build,dev]'
+	$(PIP) install --no-deps tensorrt-stubs  # it would bring TensorRT itself, which downloads from elsewhere
 	@touch $@
 
 clean:
