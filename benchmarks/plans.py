@@ -33,7 +33,7 @@ from tritext.build.options import Batching
 from tritext.build.source import locate
 from tritext.repository import BuiltModel
 from tritext.serve import Server
-from tritext.serve.prepare import plan_folder
+from tritext.serve.ensemble import plan_folder
 
 ROUNDS: Final = 5
 CONCURRENCY: Final = 64

@@ -47,7 +47,8 @@ from tritext.engines.shapes import Shape
 from tritext.errors import EngineError
 from tritext.repository import BuiltModel
 from tritext.serve import Server
-from tritext.serve.prepare import plan_folder, prepare
+from tritext.serve.ensemble import plan_folder
+from tritext.serve.prepare import prepare
 
 LENGTHS: Final = (128, 384)
 ROUNDS: Final = 5

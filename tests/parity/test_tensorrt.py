@@ -29,7 +29,7 @@ from tritext.engines.shapes import Buckets
 from tritext.naming import step_name
 from tritext.repository import BuiltModel
 from tritext.serve import Server
-from tritext.serve.prepare import plan_folder
+from tritext.serve.ensemble import plan_folder
 
 CALLERS = 16
 PACKED = tuple(f"{name}.{head}" for name in ARCHITECTURES for head in ("single", "tokens"))

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper
 from building import make_checkpoint, quick_build
 from tritext.engines.plan import Recipe, graph_hash
 from tritext.errors import EngineError, ExportError
+from tritext.serve.ensemble import plan_folder
 from tritext.serve.plan_process import build_plan
-from tritext.serve.prepare import plan_folder
 
 rtx = pytest.importorskip("tensorrt_rtx_bindings")
 

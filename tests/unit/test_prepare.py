@@ -21,7 +21,8 @@ from tritext.progress import Silent
 from tritext.repository import BuiltModel
 from tritext.serve import ensemble
 from tritext.serve import prepare as preparing
-from tritext.serve.prepare import plan_folder, prepare
+from tritext.serve.ensemble import plan_folder
+from tritext.serve.prepare import prepare
 
 
 @pytest.fixture(scope="module")

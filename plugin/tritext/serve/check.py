@@ -15,7 +15,7 @@ from tritext.engines.plan import RECIPE, Recipe
 from tritext.engines.shapes import Buckets, bucket
 from tritext.errors import ServeError
 from tritext.manifest import Example
-from tritext.naming import ENGINE_ROLE, step_name
+from tritext.naming import step_name
 from tritext.repository import BuiltModel, read_config
 from tritext.serve.remote import Infer
 from tritext.settings import EngineSettings
@@ -54,7 +54,7 @@ def check_engine(model: BuiltModel, infer: Infer, *, budget: float = BUDGET) -> 
         if asked >= AT_LEAST and time.monotonic() > deadline:
             break
         logits = infer(step, padding.padded(example.encoder_arrays(inputs))).get(contract.LOGITS.name)
-        if logits is not None and example.logits.ndim == 2:
+        if logits is not None and padding.lengths and example.logits.ndim == 2:
             logits = logits[:, : len(example.logits)]
         difference = _difference(model, example, logits)
         if not difference <= tolerance:  # a NaN is a mismatch too
@@ -84,8 +84,10 @@ class _Padding:
         return {name: np.pad(array, missing, constant_values=fill.get(name, 0)) for name, array in arrays.items()}
 
 
-def check_shapes(model: BuiltModel, infer: Infer) -> int:
-    """Ask a plan with calls of every shape that it was built for, filled with reference texts; how many there were.
+def check_shapes(model: BuiltModel, plan: Path, infer: Infer) -> int:
+    """Ask the plan of `model`, in the version folder `plan`, with calls of every shape that it was built for.
+
+    They are filled with reference texts; gives how many calls there were.
 
     Each profile has kernels of its own, and single texts meet few of them. WrongEngine as `check_engine`.
     """
@@ -95,7 +97,7 @@ def check_shapes(model: BuiltModel, infer: Infer) -> int:
     padding, tolerance = _Padding.of(model.step("encoder")), _tolerance(model)
     examples = sorted(model.reference(), key=lambda example: -example.input_ids.size)
     asked = 0
-    for rows, width in _calls(model):
+    for rows, width in _calls(plan):
         fitting = [example for example in examples if example.input_ids.size <= width]
         texts = _filling(fitting, rows * width, rows if padding.lengths else config.max_batch_size)
         if not texts:
@@ -113,11 +115,9 @@ def check_shapes(model: BuiltModel, infer: Infer) -> int:
     return asked
 
 
-def _calls(model: BuiltModel) -> list[tuple[int, int]]:
-    """(rows, tokens a row) of every profile of the model's plan."""
-    folders = (model.step(role) for role in (ENGINE_ROLE, "encoder"))
-    folder = next(folder for folder in folders if (folder / RECIPE).is_file())
-    shapes = Recipe.read(folder).plan_shapes()
+def _calls(plan: Path) -> list[tuple[int, int]]:
+    """(rows, tokens a row) of every profile of the plan in the version folder `plan`."""
+    shapes = Recipe.read(plan).plan_shapes()
     if isinstance(shapes, Buckets):
         return [(rows, length) for length in shapes.lengths for rows in (1, shapes.rows)]
     return list(shapes.calls)

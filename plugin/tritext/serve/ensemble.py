@@ -49,11 +49,16 @@ def loads(model: BuiltModel) -> list[str]:
     return [*engine, model.name]
 
 
+def plan_folder(model: BuiltModel) -> Path | None:
+    """The version folder of the step of `model` that a plan runs; None where it has no plan."""
+    folders = (model.step(role) for role in (ENGINE_ROLE, "encoder"))
+    return next((folder for folder in folders if (folder / RECIPE).is_file()), None)
+
+
 def backend_flags(models: Sequence[BuiltModel]) -> tuple[str, ...]:
     """What Triton's backends must be told of `models`: whether plans may bring a runtime of their own."""
-    folders = (model.step(role) for model in models for role in model.roles)
-    recipes = (Recipe.read(folder) for folder in folders if (folder / RECIPE).is_file())
-    if any(recipe.options.version_compatible for recipe in recipes):
+    folders = [folder for model in models if (folder := plan_folder(model))]
+    if any(Recipe.read(folder).options.version_compatible for folder in folders):
         return ("--backend-config=tensorrt,version-compatible=true",)
     return ()
 

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Final
 
 from tritext.engines.gpu import Machine, this_machine
-from tritext.engines.plan import PLAN, RECIPE, RECORD, Recipe, Record, graph_hash, misfit
+from tritext.engines.plan import PLAN, RECORD, Recipe, Record, graph_hash, misfit
 from tritext.engines.tensorrt_builder import BuildProgress
 from tritext.errors import EngineError, RepositoryError
 from tritext.manifest import sha256
-from tritext.naming import ENGINE_ROLE
 from tritext.progress import Progress, Silent
 from tritext.repository import BuiltModel
 from tritext.serve.check import WrongEngine, check_shapes
+from tritext.serve.ensemble import plan_folder
 from tritext.serve.plan_process import build_plan
 
 CACHE: Final = "TRITEXT_CACHE"  # environment: where plans are kept; ~/.cache/tritext if not set
@@ -48,12 +48,6 @@ class Prepared:
     from_cache: bool = False
     seconds: float = 0.0
     checked: bool = False  # it has given the checkpoint's answers on this machine before
-
-
-def plan_folder(model: BuiltModel) -> Path | None:
-    """The version folder of the step of `model` that a plan runs; None where it has no plan."""
-    folders = (model.step(role) for role in (ENGINE_ROLE, "encoder"))
-    return next((folder for folder in folders if (folder / RECIPE).is_file()), None)
 
 
 def prepare(
@@ -220,7 +214,7 @@ def verify(prepared: Sequence[Prepared], progress: Progress | None = None) -> No
         try:
             with Server(repository, models=names, grpc_port=0, http_port=0, metrics_port=0) as server:
                 server.wait_ready()
-                calls = check_shapes(each.model, server.infer)
+                calls = check_shapes(each.model, each.folder, server.infer)
                 checked = server.checked[0]
         except WrongEngine:
             _discard(each)

@@ -24,6 +24,9 @@ from tritext.naming import ENGINE_ROLE, sibling
 from tritext.settings import EngineSettings, Variant
 from tritext.stages.base import Answer, Counts, Request
 
+# Calls of a plan's own model at a time: two instances of it compute or copy, one call waits for them.
+_IN_FLIGHT: Final = 3
+
 _log: Final = logging.getLogger("tritext")
 
 
@@ -34,11 +37,11 @@ class EncoderStage:
         self._settings = settings
         self._runner = runner
         self._layout = layout
-        self._streams = streams
-        self._pool = ThreadPoolExecutor(streams)  # starts its threads when they are first needed
+        self.is_remote = getattr(runner, "is_remote", False)
+        self._streams = _IN_FLIGHT if self.is_remote else streams
+        self._pool = ThreadPoolExecutor(self._streams)  # starts its threads when they are first needed
         self._turn = turn() if runner.uses_cores else NoTurn()
         self.uses_cores = runner.uses_cores
-        self.is_remote = getattr(runner, "is_remote", False)
         self.counts = Counts()
 
     @classmethod
@@ -83,9 +86,7 @@ class EncoderStage:
         of_its_own = sibling(folder, ENGINE_ROLE) / variant.artefact
         if of_its_own.exists():  # the engine is a model of its own
             path = of_its_own
-        runner = engine.runner(path, options)
-        # Two instances of a plan's model compute or copy, one call waits for them.
-        return cls(settings, runner, layout, 3 if getattr(runner, "is_remote", False) else options.streams)
+        return cls(settings, engine.runner(path, options), layout, options.streams)
 
     def check(self, examples: Sequence[Example], tolerance: float) -> None:
         """EngineError where a logit is farther than `tolerance` from that of `examples`."""
