@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+# Read by gRPC when it is first imported. Errors come as exceptions; its own log would stand between ours.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 import tritext
 from tritext.cli.bench import bench
 from tritext.cli.build import build

@@ -1,7 +1,6 @@
 """`tritext bench`."""
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -108,7 +107,6 @@ def bench(
         raise typer.BadParameter("Give --url or --repository, not both.", param_hint="--repository")
     if plot is not None:
         plotting.check(plot)
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # errors come as exceptions; its own log would stand between ours
     console = Console(stderr=True)
     with ending_quietly():
         server = _server(console, name, url, repository, metrics_url)

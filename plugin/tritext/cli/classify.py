@@ -1,6 +1,5 @@
 """`tritext classify`."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Final
@@ -69,7 +68,6 @@ def classify(
         "ignore_labels": ignore_labels,
     }
     sent = {option: value for option, value in options.items() if value is not None}
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # errors come as exceptions; its own log would stand between ours
     written = OutputFormat.jsonl if as_json else output_format
     with ending_quietly(), Client(url, timeout=timeout) as client:
         info = client.model(name)

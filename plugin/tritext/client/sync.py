@@ -3,14 +3,17 @@
 from collections import deque
 from collections.abc import Iterator
 from itertools import chain, islice
+from threading import Event
 from types import TracebackType
-from typing import Any, Self, Unpack, overload
+from typing import Any, Final, Self, Unpack, overload
 
 from tritext.client import wire
 from tritext.client.batching import Batch, Texts
 from tritext.client.call import TIMEOUT, Call, ClientBase, Plan, check_texts
 from tritext.client.options import CallOptions
 from tritext.client.results import ModelInfo, R, Result
+
+_ABANDON_S: Final = 1.0  # a call that is cancelled ends at once, whatever the server does
 
 
 class Client(ClientBase):
@@ -118,8 +121,7 @@ class Client(ClientBase):
                 if batch.texts:
                     window.append((batch, self._send(call, batch)))
         finally:
-            for _, future in window:
-                future.cancel()
+            _abandon([future for _, future in window])
 
     def _send(self, call: Call, batch: Batch) -> Any:
         self._check_open()
@@ -149,3 +151,17 @@ class Client(ClientBase):
         except self._grpc.RpcError as error:
             raise self._failure(plan, error) from error
         return self._remember(plan, response)
+
+
+def _abandon(futures: list[Any]) -> None:
+    """Cancel `futures`, and return when gRPC's own thread is done with them.
+
+    A program that ends while that thread holds a call's lock never ends: Python freezes the thread and then waits for
+    the lock to destroy the call.
+    """
+    over = [Event() for _ in futures]
+    for future, event in zip(futures, over, strict=True):
+        future.add_done_callback(lambda _, event=event: event.set())
+        future.cancel()
+    for event in over:
+        event.wait(_ABANDON_S)
