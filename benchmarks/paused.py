@@ -28,7 +28,7 @@ class Paused:
             "import tritext.cli as t; t.main()",
         ]
         command += ["serve", str(repository), "--json", *(part for name in models for part in ("--model", name))]
-        command += [part for port in ("grpc", "http", "metrics") for part in (f"--{port}-port", "0")]
+        command += [part for port in ("grpc", "http", "metrics", "health") for part in (f"--{port}-port", "0")]
         self._models, self._command = models, command
         self.served: dict[str, Served] = {}
         self.process = subprocess.Popen(

@@ -113,7 +113,19 @@ def _peers() -> list[Peer]:
 
 
 def _ours(name: str, title: str, precision: str | None, *build: str) -> Peer:
-    command = ("{tritext}", "serve", "{repository}", "--grpc-port", "{port}", "--http-port", "0", "--metrics-port", "0")
+    command = (
+        "{tritext}",
+        "serve",
+        "{repository}",
+        "--grpc-port",
+        "{port}",
+        "--http-port",
+        "0",
+        "--metrics-port",
+        "0",
+        "--health-port",
+        "0",
+    )
     packages = ("tritext", "nvidia-pytriton", "openvino", "onnxruntime", "tokenizers")
     return Peer(name, title, "tritext", precision, None, command, Triton("peer"), packages, build)
 

@@ -65,6 +65,10 @@ class BuiltModel:
         """The record of this build."""
         return Manifest.read(self.folder)
 
+    def config(self) -> ModelConfig:
+        """The ensemble of this build, whichever is committed now."""
+        return read_config(self.folder)
+
     def reference(self) -> list[Example]:
         """The checkpoint's own ids and logits for a few real texts."""
         return read_reference(self.folder)

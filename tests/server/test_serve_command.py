@@ -19,7 +19,7 @@ import toy
 from test_serve import ask_grpc, ask_http, segments, steps, survivors
 
 COMMAND = [sys.executable, "-c", "from tritext.cli import main; main()", "serve"]
-FREE = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
+FREE = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0", "--health-port", "0"]
 # A stub that never comes up.
 STUCK = """
     import time

@@ -165,20 +165,23 @@ def _write_ensemble(model: BuiltModel) -> None:
         steps.append(f'step {{ model_name: "{name}" model_version: -1\n{maps}}}')
     folder = model.repository / model.name
     (folder / VERSION).mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(
+    config = (
         f'name: "{model.name}" platform: "ensemble" max_batch_size: 8\n'
         'input { name: "TEXT" data_type: TYPE_STRING dims: 1 }\n'
         'output { name: "LABEL" data_type: TYPE_STRING dims: -1 }\n'
         'output { name: "SCORE" data_type: TYPE_FP32 dims: -1 }\n'
         f"ensemble_scheduling {{\n{chr(10).join(steps)}\n}}\n"
-        f'parameters {{ key: "{contract.PARAM_BUILD}" value {{ string_value: "{model.build}" }} }}\n',
-        encoding="utf-8",
+        f'parameters {{ key: "{contract.PARAM_BUILD}" value {{ string_value: "{model.build}" }} }}\n'
     )
+    record = folder / BUILDS / model.build
+    record.mkdir(parents=True, exist_ok=True)
+    for place in (record, folder):
+        (place / CONFIG).write_text(config, encoding="utf-8")
 
 
 def _write_record(model: BuiltModel, texts: Sequence[str]) -> None:
     folder = model.repository / model.name / BUILDS / model.build
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     manifest = Manifest(
         name=model.name,
         build=model.build,

@@ -21,15 +21,15 @@ def health(
 
     Triton says that it is ready also where a step of a model is dead.
     """
-    from tritext.serve.ensemble import choose, sample
-    from tritext.serve.remote import Remote, text
+    from tritext.serve.ensemble import choose, sample_arrays
+    from tritext.serve.remote import Remote
 
     remote = Remote(url, key="", timeout=timeout)
     times, faults = {}, []
     for each in choose(repository.resolve(), model):
         begun = time.monotonic()
         try:
-            remote.infer(each.name, {name: text(value) for name, value in sample(each).items()})
+            remote.infer(each.name, sample_arrays(each))
         except ServeError as error:
             faults.append(str(error))
         else:

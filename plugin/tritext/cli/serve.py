@@ -5,7 +5,9 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -40,6 +42,7 @@ def serve(
     grpc_port: Annotated[int, typer.Option(help="gRPC; 0 picks a free port.")] = 8001,
     http_port: Annotated[int, typer.Option(help="HTTP; 0 picks a free port.")] = 8000,
     metrics_port: Annotated[int, typer.Option(help="Prometheus metrics; 0 picks a free port.")] = 8002,
+    health_port: Annotated[int, typer.Option(help="/ready, /live and /metrics; 0 picks a free port.")] = 8003,
     model: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Serve this model only; repeatable.")] = None,
     log_level: Annotated[Level, typer.Option(help="How much of Triton's log is shown.")] = Level.warning,
     threads: Annotated[
@@ -48,6 +51,10 @@ def serve(
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.1, help="How long the models may take to load.")
     ] = 120.0,
+    step_memory: Annotated[
+        float | None,
+        typer.Option(metavar="GB", min=0.1, help="The most that a step may hold; half of all if not given."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the endpoints as one line of JSON.")] = False,
 ) -> None:
     """Serve the models of REPO until stopped (Ctrl-C), and let the requests in flight finish then."""
@@ -69,25 +76,45 @@ def serve(
     with _until_signalled():
         with TerminalProgress(console) as progress:
             prepare(server.models, progress)
-        _run(console, server, timeout, as_json=as_json)
+        limit = None if step_memory is None else int(step_memory * 1e9)
+        _run(console, server, Limits(timeout, health_port, limit), as_json=as_json)
     if server.stop():
         raise ServeError("Stopped, but requests in flight did not finish in time and were cut off.")
     console.print("Stopped.")
 
 
-def _run(console: Console, server: "Server", timeout: float, *, as_json: bool) -> None:
-    """Start, say when it is ready, and wait for its end."""
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the server is watched by: seconds to get ready, a port, bytes for each step."""
+
+    timeout: float
+    health_port: int
+    step_memory: int | None
+
+
+def _run(console: Console, server: "Server", limits: Limits, *, as_json: bool) -> None:
+    """Start, say when it is ready, and keep it so until somebody stops it."""
+    from tritext.serve.readiness import Readiness
+    from tritext.serve.supervisor import Supervisor
+
     begun = time.monotonic()
     with server:
         try:
-            server.wait_ready(timeout)
-            _tell(console, server, time.monotonic() - begun)
-            with suppress(BrokenPipeError):  # whoever read the endpoints may be gone
-                print(_as_json(server) if as_json else _as_text(server), flush=True)
-            server.wait()
+            server.wait_ready(limits.timeout)
+            supervisor = Supervisor(server, partial(_say, console), step_memory=limits.step_memory)
+            with supervisor, Readiness(supervisor.status, server.endpoints.address, limits.health_port) as readiness:
+                _tell(console, server, time.monotonic() - begun)
+                ready_url = f"{server.endpoints.url(readiness.port)}/ready"
+                with suppress(BrokenPipeError):  # whoever read the endpoints may be gone
+                    print(_as_json(server, ready_url) if as_json else _as_text(server, ready_url), flush=True)
+                supervisor.wait()
         except _Stop:
             console.print("Stopping; requests in flight finish first. Once more cuts them off.", highlight=False)
             raise
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -123,11 +150,13 @@ def _tell(console: Console, server: "Server", seconds: float) -> None:
         )
 
 
-def _as_text(server: "Server") -> str:
-    endpoints = f"gRPC     {server.grpc_url}\nHTTP     {server.http_url}\nMetrics  {server.metrics_url}\n"
+def _as_text(server: "Server", ready: str) -> str:
+    endpoints = (
+        f"gRPC     {server.grpc_url}\nHTTP     {server.http_url}\nMetrics  {server.metrics_url}\nReady    {ready}\n"
+    )
     return "\n".join([endpoints, *map(server.curl, server.models)])
 
 
-def _as_json(server: "Server") -> str:
-    endpoints = {"grpc": server.grpc_url, "http": server.http_url, "metrics": server.metrics_url}
+def _as_json(server: "Server", ready: str) -> str:
+    endpoints = {"grpc": server.grpc_url, "http": server.http_url, "metrics": server.metrics_url, "ready": ready}
     return json.dumps({**endpoints, "models": [model.name for model in server.models], "pid": server.process.pid})

@@ -32,6 +32,10 @@ class Endpoints:
             return "127.0.0.1" if ip.version == 4 else "[::1]"
         return self.address if ip.version == 4 else f"[{self.address}]"
 
+    def url(self, port: int) -> str:
+        """http://HOST:PORT of another port of ours."""
+        return f"http://{self._host}:{port}"
+
     @property
     def is_local(self) -> bool:
         """Whether only this machine can connect."""
@@ -97,12 +101,13 @@ def _free(address: str, wanted: Mapping[str, int]) -> dict[str, int]:
             try:
                 bound.bind((address, port))
             except (OSError, OverflowError) as error:
-                raise _refused(address, flag, port, error) from error
+                raise refused(address, flag, port, error) from error
             ports[flag] = bound.getsockname()[1]
     return ports
 
 
-def _refused(address: str, flag: str, port: int, error: OSError | OverflowError) -> ServeError:
+def refused(address: str, flag: str, port: int, error: OSError | OverflowError) -> ServeError:
+    """Why `port`, which `flag` asks for, cannot be opened on `address`, and what to do."""
     if isinstance(error, OverflowError):
         return ServeError(f"{flag} {port} is not a port. Ports go from 1 to 65535, and 0 picks a free one.")
     if error.errno == errno.EADDRINUSE:

@@ -9,7 +9,8 @@ from typing import Final
 from tritext.engines.plan import RECIPE, Recipe
 from tritext.errors import ServeError
 from tritext.naming import ENGINE_ROLE, step_name
-from tritext.repository import BuiltModel, models, read_config
+from tritext.repository import BuiltModel, models
+from tritext.serve.remote import Arrays, text
 
 SAMPLE: Final = "Does this server answer?"
 
@@ -34,8 +35,12 @@ def choose(repository: Path, names: Sequence[str] | None) -> list[BuiltModel]:
 
 def sample(model: BuiltModel) -> dict[str, str]:
     """A short text for every input that a request to `model` cannot leave out."""
-    inputs = read_config(model.repository / model.name).input
-    return {entry.name: SAMPLE for entry in inputs if not entry.optional}
+    return {entry.name: SAMPLE for entry in model.config().input if not entry.optional}
+
+
+def sample_arrays(model: BuiltModel) -> Arrays:
+    """The same as tensors [1, 1]."""
+    return {name: text(value) for name, value in sample(model).items()}
 
 
 def steps(model: BuiltModel) -> set[str]:

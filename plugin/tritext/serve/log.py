@@ -5,7 +5,7 @@ import json
 import re
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Literal
 
@@ -49,6 +49,7 @@ class Log:
         self._failures: dict[int, str] = {}
         self._pending: set[str] = set()
         self._lock = threading.Lock()
+        self._hushed = 0
         self._usual = (_ALWAYS,) if GPU.exists() else (_ALWAYS, _WITHOUT_GPU)
 
     def feed(self, line: str) -> None:
@@ -58,9 +59,20 @@ class Log:
             if not (_TABLE.match(line) or _HEADING.match(line) or self._is_usual(line)):
                 self._lines.append(line)
             self._note(line)
-        if level in self._shown:
+        if level in self._shown and not self._hushed:
             with contextlib.suppress(OSError, ValueError):  # a closed terminal must not stop the server's log
                 self._sink(line)
+
+    @contextlib.contextmanager
+    def hushed(self) -> Iterator[None]:
+        """Show nothing while the block runs."""
+        with self._lock:
+            self._hushed += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._hushed -= 1
 
     def _level(self, line: str) -> LogLevel:
         """Lines without Triton's mark are tables, or come from a step's Python or the loader."""

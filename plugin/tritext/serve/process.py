@@ -29,7 +29,7 @@ class Process:
         self._environment = environment
         self._folder = folder
         self._log = log
-        self._segments = segments  # how the names of its shared memory begin; part of the command
+        self.segments = segments  # how the names of its shared memory begin; part of the command
         self._started = threading.Event()
         self._ended = threading.Event()
         self._failure: OSError | None = None
@@ -47,16 +47,16 @@ class Process:
             self.popen = self._spawn("launch", *self._command, stdout=subprocess.PIPE)
             reader = threading.Thread(target=self._read, args=(self.popen,), name="tritonserver log", daemon=True)
             reader.start()
-            watcher = self._spawn("watch", str(self.popen.pid), self._segments, stdout=subprocess.DEVNULL)
+            watcher = self._spawn("watch", str(self.popen.pid), self.segments, stdout=subprocess.DEVNULL)
             self._started.set()
             self.popen.wait()
             watcher.kill()
             watcher.wait()
-            guardian.wipe(self._segments)
+            guardian.wipe(self.segments)
             reader.join(timeout=2)
         except OSError as error:
             self._failure = error
-            guardian.wipe(self._segments)
+            guardian.wipe(self.segments)
         finally:
             self._started.set()
             self._ended.set()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -20,7 +21,7 @@ from tritext.serve.endpoints import Endpoints, claim
 from tritext.serve.installation import find
 from tritext.serve.log import Log, LogLevel
 from tritext.serve.process import Process
-from tritext.serve.remote import Arrays, Remote, text
+from tritext.serve.remote import Arrays, Remote
 
 # How long Triton may take to exit once its models are gone. It would wait for idle keep-alive connections too.
 LINGER: Final = 3.0
@@ -56,7 +57,8 @@ class Server:
         self.models = ensemble.choose(self.repository, models)
         self.checked: list[Checked] = []  # what wait_ready found of each model's engine
         self._wanted = (host, grpc_port, http_port, metrics_port)
-        self._log = Log(log_level, log or _to_stderr)
+        self._log_to = (log_level, log or _to_stderr)
+        self._log = Log(*self._log_to)
         self._threads = {} if threads is None else {THREADS: str(threads)}
         self._arguments = (*(["--log-verbose=1"] if log_level == "debug" else []), *arguments)
         self._endpoints: Endpoints | None = None
@@ -95,6 +97,27 @@ class Server:
         return _started(self._endpoints).is_local
 
     @property
+    def endpoints(self) -> Endpoints:
+        """Where it listens."""
+        return _started(self._endpoints)
+
+    @property
+    def remote(self) -> Remote:
+        """The connection that may do everything."""
+        return _started(self._remote)
+
+    @property
+    def segments(self) -> str:
+        """How the names of its shared memory begin; the command line of each of its processes has it."""
+        return _started(self._process).segments
+
+    @property
+    def ended(self) -> str | None:
+        """How Triton ended, in words; None while it runs."""
+        process = _started(self._process)
+        return process.how_it_ended() if process.ended else None
+
+    @property
     def process(self) -> subprocess.Popen[bytes]:
         """The tritonserver process."""
         return _started(_started(self._process).popen)
@@ -113,6 +136,7 @@ class Server:
             raise ServeError("This server was started before. Make another Server.")
         installation = find()
         self._endpoints = claim(*self._wanted)
+        self._log = Log(*self._log_to)
         key = secrets.token_urlsafe(24)
         segments = f"tritext_{os.getpid()}_{secrets.token_hex(4)}_"
         names = [name for model in self.models for name in ensemble.loads(model)]
@@ -141,7 +165,7 @@ class Server:
         remote.timeout = max(1.0, deadline - time.monotonic())
         for model in self.models:
             try:
-                remote.infer(model.name, {name: text(value) for name, value in ensemble.sample(model).items()})
+                remote.infer(model.name, ensemble.sample_arrays(model))
             except ServeError as error:
                 raise self._failed(str(error)) from error
         budget = BUDGET / len(self.models)
@@ -162,6 +186,28 @@ class Server:
         reason = f": {self._log.reason}" if self._log.reason else ""
         tail = "".join(f"\n  {line}" for line in self.log_tail())
         return ServeError(f"{what}{reason}.\nThe last lines of its log:{tail or ' none'}")
+
+    def relaunch(self, timeout: float = 120.0) -> None:
+        """End Triton, however it is, and start it again on the same ports; ServeError where it does not get ready."""
+        endpoints = self.endpoints
+        self._wanted = (endpoints.address, endpoints.grpc, endpoints.http, endpoints.metrics)
+        _started(self._process).end(0)
+        _started(self._remote).close()
+        self._process, self._serving = None, False
+        self.start()
+        self.wait_ready(timeout)
+
+    def answers(self, model: BuiltModel, *, timeout: float | None = None) -> bool:
+        """Whether `model` answers a short text within `timeout` seconds."""
+        try:
+            self.remote.infer(model.name, ensemble.sample_arrays(model), timeout=timeout)
+        except ServeError:
+            return False
+        return True
+
+    def expecting_errors(self) -> AbstractContextManager[None]:
+        """While its block runs, what Triton logs is kept and not shown: its complaints are about what we do."""
+        return self._log.hushed()
 
     def infer(self, model: str, arrays: Arrays) -> Arrays:
         """Ask a model, or a step of one; ServeError where it answers with an error."""

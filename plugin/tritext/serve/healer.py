@@ -1,0 +1,111 @@
+"""Brings back one step of a model while the rest of the server goes on.
+
+Triton (2.51) neither restarts a dead Python process nor says that it is dead. Told to unload the step and to load it
+at once, it starts a new one, and the ensemble, which knows its steps by name, goes on with that: 0.2 to 0.8 seconds.
+"""
+
+import threading
+import time
+from collections import defaultdict, deque
+from typing import Final
+
+from tritext.errors import ServeError
+from tritext.repository import BuiltModel
+from tritext.serve import ensemble
+from tritext.serve.server import Server
+from tritext.serve.status import Status, Tell
+from tritext.serve.steps import step_processes
+
+_MEMORY: Final = 60.0  # seconds for which an end is remembered
+_FIRST: Final = 0.5  # seconds before the second restart within that time; doubled for each that follows
+_LONGEST: Final = 30.0
+_LOAD: Final = 120.0
+_SETTLE: Final = 5.0  # seconds for the first answer after a restart
+
+
+class Healer:
+    """One restart of a step at a time, each in a thread of its own, at growing distances where it keeps dying."""
+
+    def __init__(self, server: Server, status: Status, tell: Tell) -> None:
+        self._server, self._status, self._tell = server, status, tell
+        self._lock = threading.Lock()
+        self._busy: set[str] = set()
+        self._last: dict[str, float] = {}  # when something of a model was last brought back (monotonic)
+        self._ends: defaultdict[str, deque[float]] = defaultdict(deque)
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Begin nothing any more."""
+        self._stopping.set()
+
+    def is_busy_with(self, model: BuiltModel) -> bool:
+        """Whether a step of `model` is being brought back."""
+        with self._lock:
+            return bool(self._busy & ensemble.steps(model))
+
+    def has_touched(self, model: BuiltModel, since: float) -> bool:
+        """Whether a step of `model` is being brought back, or was after `since` (monotonic)."""
+        with self._lock:
+            return bool(self._busy & ensemble.steps(model)) or self._last.get(model.name, since) > since
+
+    def heal(self, model: BuiltModel, step: str, cause: str, what: str) -> None:
+        """Bring `step` of `model` back, which `what`, in words; `cause` is one word for it. Returns at once."""
+        with self._lock:
+            if step in self._busy or self._stopping.is_set():
+                return
+            self._busy.add(step)
+        threading.Thread(target=self._run, args=(model, step, cause, what), name=f"heal {step}", daemon=True).start()
+
+    def _run(self, model: BuiltModel, step: str, cause: str, what: str) -> None:
+        try:
+            self._bring_back(model, step, cause, what)
+        except ServeError as error:
+            if not self._stopping.is_set():
+                self._status.down(model.name, f"{step} {what} and cannot be brought back: {error}")
+                self._tell(f"{model.name}: {step} {what} and cannot be brought back: {error}")
+        finally:
+            with self._lock:
+                self._busy.discard(step)
+                self._last[model.name] = time.monotonic()
+
+    def _bring_back(self, model: BuiltModel, step: str, cause: str, what: str) -> None:
+        begun = time.monotonic()
+        self._status.down(model.name, f"{step} {what} and is being brought back")
+        if delay := self._delay(step):
+            times = f"It is number {len(self._ends[step])} within a minute"
+            self._tell(f"{model.name}: {step} {what}. {times}, so the step is brought back in {delay:g} s.")
+            if self._stopping.wait(delay):
+                return
+        self._restart(step)
+        answered = self._answers(model)
+        self._status.restarted(model.name, step, cause)
+        after = "" if answered else ", but the model still does not answer"
+        self._tell(f"{model.name}: {step} {what}. It was brought back in {time.monotonic() - begun:.1f} s{after}.")
+
+    def _delay(self, step: str) -> float:
+        """Seconds to wait before the next try, by how often it ended of late; 0 for the first time."""
+        now, ends = time.monotonic(), self._ends[step]
+        ends.append(now)
+        while ends[0] < now - _MEMORY:
+            ends.popleft()
+        return min(_LONGEST, _FIRST * 2 ** (len(ends) - 2)) if len(ends) > 1 else 0.0
+
+    def _restart(self, step: str) -> None:
+        with self._server.expecting_errors():
+            for process in step_processes(self._server.segments):
+                if process.step == step:
+                    process.kill()  # Triton would wait for one that is stuck
+            self._server.remote.start_unload(step)
+            self._server.remote.load(step, timeout=_LOAD)
+
+    def _answers(self, model: BuiltModel) -> bool:
+        """Whether the whole model answers within some seconds; its status says so then."""
+        deadline = time.monotonic() + _SETTLE
+        while not self._stopping.is_set():
+            if self._server.answers(model):
+                self._status.up(model.name)
+                return True
+            if time.monotonic() > deadline:
+                return False
+            self._stopping.wait(0.05)
+        return False

@@ -1,0 +1,129 @@
+"""Asks one model a short text every second, and finds out which of its steps is at fault where it does not answer."""
+
+import re
+import threading
+import time
+from typing import Final
+
+from tritext.errors import ServeError
+from tritext.repository import BuiltModel
+from tritext.serve import ensemble
+from tritext.serve.chain import Chain
+from tritext.serve.healer import Healer
+from tritext.serve.remote import Silence
+from tritext.serve.server import Server
+from tritext.serve.status import Status
+from tritext.serve.steps import step_processes
+
+_PATIENCE: Final = 2.0  # seconds for an answer
+_STEP_PATIENCE: Final = 1.0  # seconds for one step's
+_IDLE: Final = 0.05  # of one core: who takes less while a request waits does not work on it
+_ENDLESS: Final = 60.0  # seconds that a step may compute without finishing a batch
+
+# An answer, and the refusal of one that means that the server is busy: it is alive.
+_BUSY: Final = re.compile(r"StatusCode\.UNAVAILABLE.*(Try again in|Exceeds maximum queue size|timeout expired)")
+_UNHEALTHY: Final = re.compile(r"Stub process '(?P<step>.+?)_\d+_\d+' is not healthy")
+
+
+class Probe:
+    """Of one model, in a thread of its own until `stop`."""
+
+    def __init__(self, server: Server, healer: Healer, status: Status, model: BuiltModel, *, every: float) -> None:
+        self._server, self._healer, self._status, self._model, self._every = server, healer, status, model, every
+        self._steps = ensemble.steps(model)
+        self._stopping = threading.Event()
+        self._chain: Chain | None = None
+        self._silent_since: float | None = None
+        self._calls: dict[str, int] = {}
+        self.has_answered = True  # when it was last asked, be it with an error
+        threading.Thread(target=self._run, name=f"probe {model.name}", daemon=True).start()
+
+    def stop(self) -> None:
+        """Ask no more."""
+        self._stopping.set()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._every):
+            if not self._healer.is_busy_with(self._model):
+                self._ask()
+
+    def _ask(self) -> None:
+        before, begun = self._work(), time.monotonic()
+        try:
+            if self._chain is None:
+                self._chain = Chain.walk(self._model, self._server.remote.infer)
+            self._server.remote.infer(self._model.name, self._chain.sample, timeout=_PATIENCE)
+        except Silence:
+            self._suspect(before, begun)
+        except ServeError as error:
+            self._judge(str(error), begun)
+        else:
+            self._note_answer(begun)
+
+    def _is_stale(self, begun: float) -> bool:
+        """Whether what was found since `begun` may be about a process that has been replaced meanwhile."""
+        return self._stopping.is_set() or self._healer.has_touched(self._model, begun)
+
+    def _note_answer(self, begun: float) -> None:
+        self.has_answered, self._silent_since = True, None
+        if not self._is_stale(begun):
+            self._status.up(self._model.name)
+
+    def _judge(self, error: str, begun: float) -> None:
+        """It answers with an error."""
+        if _BUSY.search(error):
+            self._note_answer(begun)
+            return
+        self.has_answered = "failed to connect" not in error
+        if self._is_stale(begun):
+            return
+        self._status.down(self._model.name, error)
+        if found := _UNHEALTHY.search(error):
+            self._heal(found["step"], "unhealthy", "does not answer Triton")
+
+    def _suspect(self, before: dict[str, float], asked: float) -> None:
+        """It says nothing. Who computes may be slow; who does not, and holds a request, hangs."""
+        self.has_answered = False
+        if self._is_stale(asked):
+            return
+        begun = self._silent_since = self._silent_since or asked
+        worked = {step: seconds - before.get(step, seconds) for step, seconds in self._work().items()}
+        busiest = max(worked, key=lambda step: worked[step], default=None)
+        if busiest and worked[busiest] > _IDLE * _PATIENCE:
+            self._suspect_endless(busiest, begun)
+            return
+        self._status.down(self._model.name, f"no answer within {_PATIENCE:g} s")
+        if step := self._silent_step():
+            self._heal(step, "hung", "hangs")
+
+    def _suspect_endless(self, step: str, begun: float) -> None:
+        calls = self._server.remote.calls(step)
+        if calls != self._calls.setdefault(step, calls):
+            self._calls, self._silent_since = {}, None  # it finishes what it begins
+        elif time.monotonic() > begun + _ENDLESS:
+            self._heal(step, "endless", f"has computed for {_ENDLESS:g} s and finished nothing")
+
+    def _silent_step(self) -> str | None:
+        """The first step that does not answer by itself; None where all do, or Triton does not."""
+        if self._chain is None or not self._server.remote.alive(timeout=_STEP_PATIENCE):
+            return None
+        for step, inputs in self._chain.inputs.items():
+            try:
+                self._server.remote.infer(step, inputs, timeout=_STEP_PATIENCE)
+            except Silence:
+                return step
+            except ServeError:
+                continue  # an error is an answer
+        return None
+
+    def _heal(self, step: str, cause: str, what: str) -> None:
+        self._silent_since, self._calls = None, {}
+        self._healer.heal(self._model, step, cause, what)
+
+    def _work(self) -> dict[str, float]:
+        """Processor seconds of each step so far."""
+        work: dict[str, float] = {}
+        for process in step_processes(self._server.segments):
+            if process.step in self._steps:
+                work[process.step] = work.get(process.step, 0.0) + process.seconds
+        return work

@@ -1,0 +1,96 @@
+"""The supervisor's own HTTP endpoint: /ready, /ready/MODEL, /live and /metrics.
+
+Triton says that it is ready also where a step of a model is dead; this says what the supervisor's last inference found.
+"""
+
+import json
+import socket
+import threading
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, ClassVar, Final, Self
+
+from tritext.serve.endpoints import refused
+from tritext.serve.status import Status
+
+FLAG: Final = "--health-port"
+_PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
+_JSON: Final = "application/json"
+
+Page = tuple[HTTPStatus, str, str]  # status, content type, body
+
+
+class Readiness:
+    """Serves `status` at ``host:port`` from a thread of its own, while its ``with`` block runs.
+
+    ServeError where the port cannot be had; 0 picks a free one.
+    """
+
+    def __init__(self, status: Status, host: str, port: int) -> None:
+        family: Any = type("Server", (ThreadingHTTPServer,), {"address_family": _family(host), "daemon_threads": True})
+        handler = type("Handler", (_Handler,), {"pages": staticmethod(lambda path: _page(status, path))})
+        try:
+            self._server = family((host, port), handler)
+        except (OSError, OverflowError) as error:
+            raise refused(host, FLAG, port, error) from error
+
+    @property
+    def port(self) -> int:
+        """The port, also where it was free to choose."""
+        return int(self._server.server_address[1])
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, args=(0.1,), name="readiness", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _page(status: Status, path: str) -> Page:
+    document = status.document()
+    match path.strip("/").split("/"):
+        case ["live"]:
+            return HTTPStatus.OK, _JSON, json.dumps({"live": True})
+        case ["metrics"]:
+            return HTTPStatus.OK, _PROMETHEUS, status.metrics()
+        case ["ready"]:
+            return _code(is_ready=document["ready"]), _JSON, json.dumps(document)
+        case ["ready", model] if model in document["models"]:
+            found = document["models"][model]
+            is_ready = found["ready"] and document["reason"] is None
+            return _code(is_ready=is_ready), _JSON, json.dumps({**found, "ready": is_ready})
+    return HTTPStatus.NOT_FOUND, _JSON, json.dumps({"error": "There are /ready, /ready/MODEL, /live and /metrics."})
+
+
+def _code(*, is_ready: bool) -> HTTPStatus:
+    return HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE
+
+
+def _family(host: str) -> int:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = 5  # seconds that a caller may take to say what it wants
+    pages: ClassVar[Callable[[str], Page]]
+
+    def do_GET(self) -> None:
+        code, content_type, text = type(self).pages(self.path.partition("?")[0])
+        body = (text if text.endswith("\n") else f"{text}\n").encode()
+        self.send_response(code)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def version_string(self) -> str:
+        return "tritext"
+
+    def log_message(self, *_: object) -> None:
+        """Probes come every few seconds; nobody wants to read of each."""

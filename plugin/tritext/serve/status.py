@@ -1,0 +1,125 @@
+"""What the supervisor knows: which models answer, why others do not, what it has done about it."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+# Prometheus metrics of the supervisor, beside Triton's own: name -> what it counts.
+RESTARTS: Final = "tritext_restarts_total"
+ROLLOUTS: Final = "tritext_rollouts_total"
+READY: Final = "tritext_model_ready"
+_HELP: Final = {
+    RESTARTS: "Times that a step, or Triton itself, was brought back, by cause.",
+    ROLLOUTS: "New builds that were taken into service or refused while serving.",
+}
+
+Tell = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class ModelStatus:
+    """One model. ``reason`` says why it does not answer, ``refused`` why a build that was committed is not served."""
+
+    build: str
+    ready: bool = True
+    reason: str | None = None
+    restarts: int = 0
+    refused_build: str | None = None
+    refused: str | None = None
+
+
+class Status:
+    """Of all models and of Triton; for any number of threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._models: dict[str, ModelStatus] = {}
+        self._counts: Counter[tuple[str, tuple[tuple[str, str], ...]]] = Counter()
+        self._outage: str | None = None
+
+    def serve(self, model: str, build: str) -> None:
+        """`model` answers, with `build`."""
+        with self._lock:
+            restarts = self._models[model].restarts if model in self._models else 0
+            self._models[model] = ModelStatus(build, restarts=restarts)
+
+    def forget(self, model: str) -> None:
+        """`model` is served no more."""
+        with self._lock:
+            self._models.pop(model, None)
+
+    def up(self, model: str) -> None:
+        """`model` answers again."""
+        with self._lock:
+            if model in self._models:
+                self._models[model].ready, self._models[model].reason = True, None
+
+    def down(self, model: str, reason: str) -> None:
+        """`model` does not answer."""
+        with self._lock:
+            if model in self._models:
+                self._models[model].ready, self._models[model].reason = False, reason
+
+    def is_up(self, model: str) -> bool:
+        """Whether `model` answered when it was last asked."""
+        with self._lock:
+            return model in self._models and self._models[model].ready
+
+    def refuse(self, model: str, build: str, reason: str) -> None:
+        """`build` of `model` is committed and not fit to serve; what served before still does."""
+        with self._lock:
+            known = self._models.get(model)
+            if known:
+                known.refused_build, known.refused = build, reason
+        self.count(ROLLOUTS, model=model, result="refused")
+
+    def outage(self, reason: str | None) -> None:
+        """Triton itself is away, or back where `reason` is None."""
+        with self._lock:
+            self._outage = reason
+
+    def restarted(self, model: str, step: str, cause: str) -> None:
+        """Count that `step` of `model` was brought back."""
+        with self._lock:
+            if model in self._models:
+                self._models[model].restarts += 1
+        self.count(RESTARTS, model=model, step=step, cause=cause)
+
+    def count(self, metric: str, **labels: str) -> None:
+        """One more of `metric`."""
+        with self._lock:
+            self._counts[metric, tuple(sorted(labels.items()))] += 1
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every model answers."""
+        with self._lock:
+            return self._outage is None and all(model.ready for model in self._models.values())
+
+    def document(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        with self._lock:
+            models = {name: asdict(model) for name, model in sorted(self._models.items())}
+            ready = self._outage is None and all(model["ready"] for model in models.values())
+            return {"ready": ready, "reason": self._outage, "models": models}
+
+    def metrics(self) -> str:
+        """All of it in Prometheus' text format, version 0.0.4."""
+        with self._lock:
+            lines = []
+            for metric, what in _HELP.items():
+                lines += [f"# HELP {metric} {what}", f"# TYPE {metric} counter"]
+                found = sorted((labels, n) for (name, labels), n in self._counts.items() if name == metric)
+                lines += [f"{metric}{_labels(**dict(labels))} {n}" for labels, n in found]
+            lines += [f"# HELP {READY} Whether the model answers (1) or not (0).", f"# TYPE {READY} gauge"]
+            for name, model in sorted(self._models.items()):
+                value = int(model.ready and self._outage is None)
+                lines.append(f"{READY}{_labels(model=name, build=model.build)} {value}")
+            return "\n".join(lines) + "\n"
+
+
+def _labels(**labels: str) -> str:
+    # Names of models and steps hold no character that would have to be escaped.
+    return "{" + ",".join(f'{name}="{value}"' for name, value in labels.items()) + "}"

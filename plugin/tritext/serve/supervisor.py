@@ -1,0 +1,186 @@
+"""Watches a running server: processes ten times a second, answers once a second, and has healed what is broken."""
+
+import threading
+import time
+from collections import Counter
+from types import TracebackType
+from typing import Final, Self
+
+from tritext.errors import ServeError
+from tritext.repository import BuiltModel
+from tritext.serve import ensemble
+from tritext.serve.healer import Healer
+from tritext.serve.probe import Probe
+from tritext.serve.server import Server
+from tritext.serve.status import RESTARTS, Status, Tell
+from tritext.serve.steps import StepProcess, memory_of_machine, step_processes
+
+_TICK: Final = 0.1
+_PROBE_EVERY: Final = 1.0
+_STOPPED_FOR: Final = 0.5  # seconds that a process may be stopped, as a debugger does in passing
+_DEAF_FOR: Final = 10.0  # seconds that Triton may say nothing at all
+_SHARE_OF_MEMORY: Final = 0.5  # of the machine's, for one step's process
+_BURIAL: Final = 5.0  # seconds that Triton has to remove a dead step's shared memory itself
+_RELAUNCHES: Final = 5  # in a row that fail, and we give up
+
+
+class Supervisor:
+    """Keeps `server`, which is ready, answering: a context manager, from whose `wait` one only comes back in trouble.
+
+    `tell` gets a sentence for whatever is done. `step_memory` is the most bytes that a step's process may hold: half
+    of the machine's memory where None.
+    """
+
+    def __init__(self, server: Server, tell: Tell, *, step_memory: int | None = None) -> None:
+        self._server, self._tell = server, tell
+        self._step_memory = step_memory or int(memory_of_machine() * _SHARE_OF_MEMORY)
+        self.status = Status()
+        self.healer = Healer(server, self.status, tell)
+        self._stopping = threading.Event()
+        self._over = threading.Event()
+        self._failure: ServeError | None = None
+        self._lock = threading.Lock()
+        self._probes: dict[str, Probe] = {}
+        self._steps: dict[str, BuiltModel] = {}  # of the models that are watched, by Triton name
+        self._wanted: Counter[str] = Counter()  # how many processes each of them has
+        self._stopped_since: dict[int, float] = {}
+        self._processes: list[StepProcess] = []
+        self._dead: list[tuple[float, StepProcess]] = []  # and when that was found
+        self._deaf_since: float | None = None
+
+    def __enter__(self) -> Self:
+        for model in self._server.models:
+            self.adopt(model)
+        self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        self.healer.stop()
+        for probe in self._probes.values():
+            probe.stop()
+
+    def wait(self) -> None:
+        """Wait until nothing more can be done: ServeError says why."""
+        self._over.wait()
+        raise self._failure or ServeError("The supervisor has ended.")
+
+    def adopt(self, model: BuiltModel) -> None:
+        """Watch `model`, which answers, in the place of any other build of it."""
+        self.abandon(model.name)
+        self.status.serve(model.name, model.build)
+        found = Counter(process.step for process in step_processes(self._server.segments))
+        mine = ensemble.steps(model)
+        with self._lock:
+            self._steps = {**self._steps, **dict.fromkeys(mine, model)}
+            self._wanted = self._wanted + Counter({step: found[step] for step in mine if found[step]})
+        self._probes[model.name] = Probe(self._server, self.healer, self.status, model, every=_PROBE_EVERY)
+
+    def abandon(self, name: str) -> None:
+        """Watch the model `name` no more."""
+        with self._lock:
+            self._steps = {step: model for step, model in self._steps.items() if model.name != name}
+            self._wanted = Counter({step: n for step, n in self._wanted.items() if step in self._steps})
+        if probe := self._probes.pop(name, None):
+            probe.stop()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.wait(_TICK):
+                self._look()
+        except ServeError as error:
+            self._failure = error
+        except Exception as error:  # noqa: BLE001 - a server that nobody watches must not pass for a watched one
+            self._failure = ServeError(f"The supervisor failed: {type(error).__name__}: {error}.")
+        self._over.set()
+
+    def _look(self) -> None:
+        if how := self._server.ended:
+            self._revive(f"Triton ended by itself ({how})", "ended")
+        elif self._is_deaf():
+            self._revive(f"Triton has not answered for {_DEAF_FOR:g} s", "deaf")
+        else:
+            self._look_at_steps()
+
+    def _is_deaf(self) -> bool:
+        """Whether no model has answered for long, and Triton does not either. Dead ports accept connections too."""
+        if any(probe.has_answered for probe in self._probes.values()) or not self._probes:
+            self._deaf_since = None
+            return False
+        now = time.monotonic()
+        if self._deaf_since is None:
+            self._deaf_since = now
+        if now < self._deaf_since + _DEAF_FOR / 2:
+            return False
+        if self._server.remote.alive(timeout=_DEAF_FOR / 5):
+            self._deaf_since = None
+            return False
+        return now > self._deaf_since + _DEAF_FOR
+
+    def _revive(self, what: str, cause: str) -> None:
+        """Start Triton again; ServeError where that fails time and again."""
+        self.status.outage(f"{what} and is started again")
+        self._tell(f"{what}. It is started again.")
+        for attempt in range(_RELAUNCHES):
+            begun = time.monotonic()
+            try:
+                self._server.relaunch()
+                break
+            except ServeError as error:
+                self._tell(f"It does not start: {error}")
+                if attempt == _RELAUNCHES - 1:
+                    raise
+                if self._stopping.wait(2.0**attempt):
+                    return
+        self._deaf_since = None
+        self._processes = []
+        self.status.count(RESTARTS, model="", step="triton", cause=cause)
+        self.status.outage(None)
+        self._tell(f"Triton answers again after {time.monotonic() - begun:.1f} s.")
+
+    def _look_at_steps(self) -> None:
+        """Find what is dead, stopped or too big; what hangs, the probes find."""
+        living = [process for process in self._processes if not process.is_gone]
+        if Counter(process.step for process in living) != self._wanted:
+            gone = [process for process in self._processes if process.is_gone]
+            ends = {process.step: process.how_it_ended() for process in gone}
+            self._dead += [(time.monotonic(), process) for process in gone]
+            living = self._scan()
+            counts = Counter(process.step for process in living)
+            for step, count in self._wanted.items():
+                if counts[step] < count:
+                    self.healer.heal(self._steps[step], step, "died", ends.get(step, "has lost its process"))
+        self._clear_up()
+        for process in living:
+            if model := self._steps.get(process.step):
+                self._judge(model, process)
+
+    def _clear_up(self) -> None:
+        """Remove the shared memory of those that have been dead for a while, should Triton have left it."""
+        now = time.monotonic()
+        for at, process in self._dead:
+            if now > at + _BURIAL:
+                process.clear()
+        self._dead = [(at, process) for at, process in self._dead if now <= at + _BURIAL]
+
+    def _scan(self) -> list[StepProcess]:
+        """Look for the processes anew: those of the models that are served."""
+        found = step_processes(self._server.segments)
+        self._processes = [process for process in found if process.step in self._steps and not process.is_gone]
+        for process in self._processes:
+            process.volunteer()
+        return self._processes
+
+    def _judge(self, model: BuiltModel, process: StepProcess) -> None:
+        if process.is_stopped:
+            since = self._stopped_since.setdefault(process.pid, time.monotonic())
+            if time.monotonic() > since + _STOPPED_FOR:
+                self.healer.heal(model, process.step, "stopped", "was stopped by a signal")
+            return
+        self._stopped_since.pop(process.pid, None)
+        if (held := process.memory) > self._step_memory:
+            limit = f"{self._step_memory / 1e9:.1f} GB"
+            self.healer.heal(model, process.step, "memory", f"held {held / 1e9:.1f} GB of memory, {limit} are allowed,")
