@@ -8,6 +8,7 @@ answer to a request that was sent after the last one that failed.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -227,15 +228,11 @@ def main() -> None:
             before = segments(served.triton)
             for load in (0, LOAD):
                 with calling(served.grpc, arguments.models, load) as callers:
-                    for model in arguments.models:
-                        found = committed(arguments.repository, model)
-                        build = found.build if found else ""
-                        for role in ROLES:
-                            for kind in arguments.faults:
-                                row = one(served, faults, step_name(model, role, build), kind, callers, model)
-                                rows.append({"load": load, "role": role, **row})
-                                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-                                time.sleep(5)  # or restarts of one step would be told apart by their number
+                    for kind, role, model in itertools.product(arguments.faults, ROLES, arguments.models):
+                        found = committed(faults.repository, model)
+                        step = step_name(model, role, found.build if found else "")
+                        rows.append({"load": load, "role": role, **one(served, faults, step, kind, callers, model)})
+                        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
             time.sleep(15)
             after = segments(served.triton)
     report(rows, before, after, arguments)

@@ -17,7 +17,8 @@ from tritext.serve.status import Status, Tell
 from tritext.serve.steps import step_processes
 
 _MEMORY: Final = 60.0  # seconds for which an end is remembered
-_FIRST: Final = 0.5  # seconds before the second restart within that time; doubled for each that follows
+_FREE: Final = 2  # restarts within that time that come at once
+_FIRST: Final = 0.5  # seconds before the next one; doubled for each that follows
 _LONGEST: Final = 30.0
 _LOAD: Final = 120.0
 _SETTLE: Final = 5.0  # seconds for the first answer after a restart
@@ -83,12 +84,12 @@ class Healer:
         self._tell(f"{model.name}: {step} {what}. It was brought back in {time.monotonic() - begun:.1f} s{after}.")
 
     def _delay(self, step: str) -> float:
-        """Seconds to wait before the next try, by how often it ended of late; 0 for the first time."""
+        """Seconds to wait before the next try, by how often it ended of late."""
         now, ends = time.monotonic(), self._ends[step]
         ends.append(now)
         while ends[0] < now - _MEMORY:
             ends.popleft()
-        return min(_LONGEST, _FIRST * 2 ** (len(ends) - 2)) if len(ends) > 1 else 0.0
+        return min(_LONGEST, _FIRST * 2 ** (len(ends) - _FREE - 1)) if len(ends) > _FREE else 0.0
 
     def _restart(self, step: str) -> None:
         with self._server.expecting_errors():

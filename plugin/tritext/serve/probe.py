@@ -3,6 +3,8 @@
 import re
 import threading
 import time
+from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from tritext.errors import ServeError
@@ -10,12 +12,13 @@ from tritext.repository import BuiltModel
 from tritext.serve import ensemble
 from tritext.serve.chain import Chain
 from tritext.serve.healer import Healer
-from tritext.serve.remote import Silence
+from tritext.serve.remote import Arrays, Silence
 from tritext.serve.server import Server
 from tritext.serve.status import Status
 from tritext.serve.steps import step_processes
 
 _PATIENCE: Final = 2.0  # seconds for an answer
+_FIRST_PATIENCE: Final = 10.0  # seconds for each step's first
 _STEP_PATIENCE: Final = 1.0  # seconds for one step's
 _IDLE: Final = 0.05  # of one core: who takes less while a request waits does not work on it
 _ENDLESS: Final = 60.0  # seconds that a step may compute without finishing a batch
@@ -26,13 +29,13 @@ _UNHEALTHY: Final = re.compile(r"Stub process '(?P<step>.+?)_\d+_\d+' is not hea
 
 
 class Probe:
-    """Of one model, in a thread of its own until `stop`."""
+    """Of one model, which answers, in a thread of its own until `stop`; ServeError where a step of it does not."""
 
     def __init__(self, server: Server, healer: Healer, status: Status, model: BuiltModel, *, every: float) -> None:
         self._server, self._healer, self._status, self._model, self._every = server, healer, status, model, every
         self._steps = ensemble.steps(model)
         self._stopping = threading.Event()
-        self._chain: Chain | None = None
+        self._chain = Chain.walk(model, partial(server.remote.infer, timeout=_FIRST_PATIENCE))
         self._silent_since: float | None = None
         self._calls: dict[str, int] = {}
         self.has_answered = True  # when it was last asked, be it with an error
@@ -45,13 +48,12 @@ class Probe:
     def _run(self) -> None:
         while not self._stopping.wait(self._every):
             if not self._healer.is_busy_with(self._model):
-                self._ask()
+                with suppress(ServeError):  # Triton said nothing to a question about a step: it is asked again soon
+                    self._ask()
 
     def _ask(self) -> None:
         before, begun = self._work(), time.monotonic()
         try:
-            if self._chain is None:
-                self._chain = Chain.walk(self._model, self._server.remote.infer)
             self._server.remote.infer(self._model.name, self._chain.sample, timeout=_PATIENCE)
         except Silence:
             self._suspect(before, begun)
@@ -88,13 +90,13 @@ class Probe:
             return
         begun = self._silent_since = self._silent_since or asked
         worked = {step: seconds - before.get(step, seconds) for step, seconds in self._work().items()}
-        busiest = max(worked, key=lambda step: worked[step], default=None)
-        if busiest and worked[busiest] > _IDLE * _PATIENCE:
-            self._suspect_endless(busiest, begun)
-            return
-        self._status.down(self._model.name, f"no answer within {_PATIENCE:g} s")
-        if step := self._silent_step():
+        busy = {step for step, seconds in worked.items() if seconds > _IDLE * _PATIENCE}
+        if step := self._silent_step(busy):
             self._heal(step, "hung", "hangs")
+        elif busy:
+            self._suspect_endless(max(busy, key=lambda step: worked[step]), begun)
+        else:
+            self._status.down(self._model.name, f"no answer within {_PATIENCE:g} s")
 
     def _suspect_endless(self, step: str, begun: float) -> None:
         calls = self._server.remote.calls(step)
@@ -103,18 +105,27 @@ class Probe:
         elif time.monotonic() > begun + _ENDLESS:
             self._heal(step, "endless", f"has computed for {_ENDLESS:g} s and finished nothing")
 
-    def _silent_step(self) -> str | None:
-        """The first step that does not answer by itself; None where all do, or Triton does not."""
-        if self._chain is None or not self._server.remote.alive(timeout=_STEP_PATIENCE):
+    def _silent_step(self, busy: set[str]) -> str | None:
+        """The first step but those that are `busy` that finishes nothing when it is asked by itself.
+
+        None where there is no such step, or Triton itself does not answer.
+        """
+        if not self._server.remote.alive(timeout=_STEP_PATIENCE):
             return None
         for step, inputs in self._chain.inputs.items():
-            try:
-                self._server.remote.infer(step, inputs, timeout=_STEP_PATIENCE)
-            except Silence:
+            if step not in busy and self._is_silent(step, inputs):
                 return step
-            except ServeError:
-                continue  # an error is an answer
         return None
+
+    def _is_silent(self, step: str, inputs: Arrays) -> bool:
+        calls = self._server.remote.calls(step)
+        try:
+            self._server.remote.infer(step, inputs, timeout=_STEP_PATIENCE)
+        except Silence:
+            return self._server.remote.calls(step) == calls
+        except ServeError:
+            pass  # an error is an answer
+        return False
 
     def _heal(self, step: str, cause: str, what: str) -> None:
         self._silent_since, self._calls = None, {}

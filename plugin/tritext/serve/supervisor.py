@@ -182,5 +182,5 @@ class Supervisor:
             return
         self._stopped_since.pop(process.pid, None)
         if (held := process.memory) > self._step_memory:
-            limit = f"{self._step_memory / 1e9:.1f} GB"
-            self.healer.heal(model, process.step, "memory", f"held {held / 1e9:.1f} GB of memory, {limit} are allowed,")
+            what = f"held {held / 1e9:.1f} GB of memory, where {self._step_memory / 1e9:.1f} GB are allowed"
+            self.healer.heal(model, process.step, "memory", what)
