@@ -16,6 +16,7 @@ from tritext.cli.classify import classify
 from tritext.cli.health import health
 from tritext.cli.inspect import inspect
 from tritext.cli.prepare import prepare
+from tritext.cli.release import deploy, remove, rollback
 from tritext.cli.serve import serve
 from tritext.errors import InvalidInput, TritextError
 
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (build, inspect, prepare, serve, health, classify, bench):
+for command in (build, inspect, prepare, serve, health, deploy, rollback, remove, classify, bench):
     app.command()(command)
 
 

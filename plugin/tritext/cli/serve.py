@@ -3,8 +3,8 @@
 import json
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -55,6 +55,7 @@ def serve(
         float | None,
         typer.Option(metavar="GB", min=0.1, help="The most that a step may hold; half of all if not given."),
     ] = None,
+    watch: Annotated[bool, typer.Option(help="Take new builds into service, and let go of removed models.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the endpoints as one line of JSON.")] = False,
 ) -> None:
     """Serve the models of REPO until stopped (Ctrl-C), and let the requests in flight finish then."""
@@ -77,7 +78,7 @@ def serve(
         with TerminalProgress(console) as progress:
             prepare(server.models, progress)
         limit = None if step_memory is None else int(step_memory * 1e9)
-        _run(console, server, Limits(timeout, health_port, limit), as_json=as_json)
+        _run(console, server, Limits(timeout, health_port, limit, model, watch), as_json=as_json)
     if server.stop():
         raise ServeError("Stopped, but requests in flight did not finish in time and were cut off.")
     console.print("Stopped.")
@@ -85,16 +86,19 @@ def serve(
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the server is watched by: seconds to get ready, a port, bytes for each step."""
+    """How the server is kept: seconds to get ready, the supervisor's port, bytes for each step."""
 
     timeout: float
     health_port: int
     step_memory: int | None
+    models: Sequence[str] | None  # what may be served, where not all
+    watch: bool
 
 
 def _run(console: Console, server: "Server", limits: Limits, *, as_json: bool) -> None:
     """Start, say when it is ready, and keep it so until somebody stops it."""
     from tritext.serve.readiness import Readiness
+    from tritext.serve.rollout import Rollouts
     from tritext.serve.supervisor import Supervisor
 
     begun = time.monotonic()
@@ -102,7 +106,9 @@ def _run(console: Console, server: "Server", limits: Limits, *, as_json: bool) -
         try:
             server.wait_ready(limits.timeout)
             supervisor = Supervisor(server, partial(_say, console), step_memory=limits.step_memory)
-            with supervisor, Readiness(supervisor.status, server.endpoints.address, limits.health_port) as readiness:
+            rollouts = Rollouts(server, supervisor, partial(_say, console), limits.models)
+            endpoint = Readiness(supervisor.status, server.endpoints.address, limits.health_port)
+            with supervisor, endpoint as readiness, rollouts if limits.watch else nullcontext():
                 _tell(console, server, time.monotonic() - begun)
                 ready_url = f"{server.endpoints.url(readiness.port)}/ready"
                 with suppress(BrokenPipeError):  # whoever read the endpoints may be gone

@@ -197,6 +197,11 @@ class Server:
         self.start()
         self.wait_ready(timeout)
 
+    def replace(self, old: BuiltModel | None, new: BuiltModel | None) -> None:
+        """Note that `new` is served from now on, and `old` no more."""
+        kept = [model for model in self.models if model != old]
+        self.models = [*kept, new] if new else kept
+
     def answers(self, model: BuiltModel, *, timeout: float | None = None) -> bool:
         """Whether `model` answers a short text within `timeout` seconds."""
         try:

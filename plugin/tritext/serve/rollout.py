@@ -1,0 +1,179 @@
+"""Takes new builds into service while requests are answered, and lets go of models that are gone.
+
+A build is committed by a rename (see build/commit.py); whoever serves looks once a second. The steps of a build have
+names of their own, so they are loaded beside those that answer, asked for the checkpoint's answers, and only then does
+one load of the ensemble's new configuration switch: requests under way finish in the old steps, which are unloaded in
+the order in which a request meets them. What is not fit to serve is refused, and what answered goes on.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Final, Self
+
+from tritext.errors import RepositoryError, ServeError, TritextError
+from tritext.naming import step_name
+from tritext.progress import Silent
+from tritext.repository import BuiltModel, models
+from tritext.serve.chain import Chain
+from tritext.serve.check import check_engine
+from tritext.serve.prepare import prepare
+from tritext.serve.server import Server
+from tritext.serve.status import ROLLOUTS, Tell
+from tritext.serve.supervisor import Supervisor
+
+_EVERY: Final = 1.0
+_LOAD: Final = 300.0  # seconds for each step: an engine may compile
+_ANSWER: Final = 30.0  # seconds for the first answers
+_COMPLETE: Final = 30.0  # seconds for files that are missing to come: they may be on their way
+_HAND_OVER: Final = 0.5  # seconds in which a request passes from one step to the next
+_FINISH: Final = 120.0  # seconds for the last requests of an old build
+_GONE_FOR: Final = 3  # looks in a row that a model must be missing
+
+
+class Rollouts:
+    """Follows what is committed in the repository of a supervised `server`: a context manager.
+
+    Only models in `names` where it is given.
+    """
+
+    def __init__(self, server: Server, supervisor: Supervisor, tell: Tell, names: Sequence[str] | None = None) -> None:
+        self._server, self._supervisor, self._tell, self._names = server, supervisor, tell, names
+        self._stopping = threading.Event()
+        self._refused: dict[str, str] = {}  # model -> build
+        self._incomplete: dict[str, float] = {}  # build -> when it was first seen
+        self._missing: dict[str, int] = {}  # model -> looks
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._run, name="rollouts", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        self._thread.join(timeout=_HAND_OVER)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(_EVERY):
+            try:
+                self._look()
+            except (TritextError, OSError) as error:  # one look must not be the last
+                self._tell(f"The repository cannot be followed now: {error}")
+
+    def _look(self) -> None:
+        try:
+            found = {model.name: model for model in models(self._server.repository)}
+        except (RepositoryError, OSError):
+            return  # something is being written, or the volume is away: nothing can be told
+        served = {model.name: model for model in self._server.models}
+        for name, model in found.items():
+            old = served.get(name)
+            if self._names is not None and name not in self._names:
+                continue
+            if old and old.build == model.build:
+                self._forgive(model)
+            elif self._refused.get(name) != model.build:
+                self._take(model, old)
+        if found:  # a repository without any model is a volume that is not mounted
+            self._let_go([model for name, model in served.items() if name not in found])
+
+    def _forgive(self, model: BuiltModel) -> None:
+        """The commit of a refused build was taken back."""
+        if self._refused.pop(model.name, None):
+            self._supervisor.status.serve(model.name, model.build)
+
+    def _take(self, model: BuiltModel, old: BuiltModel | None) -> None:
+        begun = time.monotonic()
+        if not self._is_whole(model):
+            return
+        try:
+            self._load_and_check(model)
+            self._switch(model, old)
+        except TritextError as error:
+            self._refuse(model, str(error))
+            return
+        self._server.replace(old, model)
+        self._supervisor.adopt(model)
+        self._supervisor.status.count(ROLLOUTS, model=model.name, result="served")
+        self._tell(f"{model.name}: build {model.build} answers after {time.monotonic() - begun:.1f} s"
+                   f"{f', in the place of {old.build}' if old else ''}.")  # fmt: skip
+        if old:
+            self._retire(old)
+
+    def _is_whole(self, model: BuiltModel) -> bool:
+        """Whether all files are there as they were built. What stays incomplete is refused."""
+        try:
+            damage = model.damage()
+        except RepositoryError as error:
+            damage = [str(error)]
+        if not damage:
+            self._incomplete.pop(model.build, None)
+            return True
+        if time.monotonic() > self._incomplete.setdefault(model.build, time.monotonic()) + _COMPLETE:
+            rest = f" and {len(damage) - 3} more" if len(damage) > 3 else ""
+            self._refuse(model, f"missing or not as built: {', '.join(damage[:3])}{rest}")
+        return False
+
+    def _load_and_check(self, model: BuiltModel) -> None:
+        prepare([model], Silent())
+        remote = self._server.remote
+        with self._server.expecting_errors():
+            for step in _steps(model)[::-1]:
+                remote.load(step, timeout=_LOAD)
+            infer = partial(remote.infer, timeout=_ANSWER)
+            check_engine(model, infer)
+            Chain.walk(model, infer)
+
+    def _switch(self, model: BuiltModel, old: BuiltModel | None) -> None:
+        """By the configuration that was checked, whatever has been committed since."""
+        self._server.remote.load(model.name, model.config())
+        if not self._server.answers(model, timeout=_ANSWER):
+            if old:
+                self._server.remote.load(model.name, old.config())
+            raise ServeError("its steps answer and its ensemble does not")
+
+    def _refuse(self, model: BuiltModel, reason: str) -> None:
+        self._refused[model.name] = model.build
+        reason = reason.partition("\n")[0].rstrip(".")
+        serving = next((m.build for m in self._server.models if m.name == model.name), None)
+        goes_on = f"build {serving} goes on answering" if serving else "nothing answers in its place"
+        self._tell(f"{model.name}: build {model.build} is refused, {goes_on}: {reason}.")
+        self._supervisor.status.refuse(model.name, model.build, reason)
+        for step in _steps(model):
+            self._quietly(partial(self._server.remote.start_unload, step))
+
+    def _let_go(self, gone: list[BuiltModel]) -> None:
+        """Serve no more what has been missing for some looks."""
+        self._missing = {model.name: self._missing.get(model.name, 0) + 1 for model in gone}
+        for model in gone:
+            if self._missing[model.name] < _GONE_FOR:
+                continue
+            self._supervisor.abandon(model.name)
+            self._supervisor.status.forget(model.name)
+            self._server.replace(model, None)
+            self._quietly(partial(self._server.remote.unload, {model.name}, time.monotonic() + _FINISH))
+            self._retire(model)
+            self._tell(f"{model.name} is gone from the repository and is served no more.")
+
+    def _retire(self, model: BuiltModel) -> None:
+        """Unload the steps of a build that no ensemble names, each when the one before it has finished."""
+        for step in _steps(model):
+            if self._stopping.wait(_HAND_OVER):
+                return
+            self._quietly(partial(self._server.remote.unload, {step}, time.monotonic() + _FINISH))
+
+    def _quietly(self, call: Callable[[], object]) -> None:
+        with self._server.expecting_errors():
+            try:
+                call()
+            except ServeError as error:
+                self._tell(f"Triton does not let go of what is not served any more: {error}")
+
+
+def _steps(model: BuiltModel) -> list[str]:
+    """Triton's names of the steps of `model`, in the order in which a request meets them."""
+    return [step_name(model.name, role, model.build) for role in model.roles]
