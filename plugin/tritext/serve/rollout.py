@@ -6,6 +6,7 @@ one load of the ensemble's new configuration switch: requests under way finish i
 the order in which a request meets them. What is not fit to serve is refused, and what answered goes on.
 """
 
+import compileall
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -121,6 +122,10 @@ class Rollouts:
     def _load_and_check(self, model: BuiltModel) -> None:
         prepare([model], Silent())
         remote = self._server.remote
+        for role in model.roles:
+            # Else Python does it as the step is loaded, and Triton, which finds a new file in the folder when it loads
+            # the ensemble, loads the step once more.
+            compileall.compile_dir(model.step(role), quiet=2)
         with self._server.expecting_errors():
             for step in _steps(model)[::-1]:
                 remote.load(step, timeout=_LOAD)

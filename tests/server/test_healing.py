@@ -1,0 +1,139 @@
+"""What dies, hangs or takes all memory is brought back alone, and the readiness endpoint tells the truth meanwhile."""
+
+import json
+import os
+import signal
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tritonclient.grpc as triton
+from supervised import Supervised, ask, supervised, traffic, until
+
+from benchmarks.reliability.faults import Faults, pids
+from building import make_checkpoint, quick_build
+from tritext.naming import ROLES, step_name
+from tritext.repository import committed
+
+TEXT = "All human beings are born free and equal in dignity and rights."
+STEP_MEMORY = 1_500_000_000
+
+
+@dataclass(frozen=True)
+class Place:
+    """A supervised server of two models whose steps listen to `faults`."""
+
+    running: Supervised
+    faults: Faults
+
+    def step(self, role: str, model: str = "model") -> str:
+        found = committed(self.faults.repository, model)
+        assert found is not None
+        return step_name(model, role, found.build)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("healing")
+    checkpoint = make_checkpoint(folder / "checkpoint")
+    for name in ("model", "other"):
+        quick_build(checkpoint, folder / "repository", name)
+    return folder / "repository"
+
+
+@pytest.fixture(scope="module")
+def place(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    faults = Faults(built, tmp_path_factory.mktemp("faults"))
+    with supervised(faults.repository, step_memory=STEP_MEMORY) as running:
+        yield Place(running, faults)
+
+
+def get(url: str) -> tuple[int, Any]:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - our own server
+            return int(answer.status), json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+@pytest.mark.parametrize(("kind", "role"), [
+    *(("kill", role) for role in ROLES), *(("hang", role) for role in ROLES),
+    ("stop", "encoder"), ("memory", "tokenizer"),
+])  # fmt: skip
+def test_a_step_is_brought_back_alone(place: Place, kind: str, role: str) -> None:
+    running, step = place.running, place.step(role)
+    url, server = running.server.grpc_url, running.server.process.pid
+    right = ask(url, TEXT, "model")
+    others = {other: pids(other, server) for model in ("model", "other") for each in ROLES
+              if (other := place.step(each, model)) != step}  # fmt: skip
+    restarts = running.state("model")["restarts"]
+    with traffic(url, "other", TEXT, callers=1) as neighbour, traffic(url, "model", TEXT, callers=2) as seen:
+        place.faults.inflict(kind, step, server)
+        until(lambda: running.state("model")["restarts"] > restarts, lambda: running.told)
+        until(lambda: running.state("model")["ready"], lambda: running.told)
+        assert ask(url, TEXT, "model") == right
+    assert neighbour.errors == []
+    assert {answer for _, answer in seen.answers} <= {right}
+    assert {error.split(" ")[0] for _, error in seen.errors} <= {
+        "StatusCode.INTERNAL", "StatusCode.NOT_FOUND", "StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED",
+    }  # fmt: skip
+    assert {other: pids(other, server) for other in others} == others
+    assert get(f"{running.url}/ready")[0] == 200
+    assert step in [line for line in running.told if "brought back" in line][-1]
+
+
+def test_the_endpoint_tells_the_truth(place: Place) -> None:
+    running = place.running
+    server, step = running.server.process.pid, place.step("encoder")
+    status, said = get(f"{running.url}/ready")
+    assert status == 200
+    assert set(said["models"]) == {"model", "other"}
+    place.faults.inflict("kill", step, server)
+    until(lambda: get(f"{running.url}/ready")[0] == 503, patience=10)
+    assert get(f"{running.url}/ready/other")[0] == 200
+    assert get(f"{running.url}/live")[0] == 200
+    until(lambda: get(f"{running.url}/ready")[0] == 200)
+    assert get(f"{running.url}/ready/absent")[0] == 404
+    with urllib.request.urlopen(f"{running.url}/metrics", timeout=10) as answer:  # noqa: S310 - our own server
+        metrics = answer.read().decode()
+    assert f'tritext_restarts_total{{cause="died",model="model",step="{step}"}}' in metrics
+    assert "tritext_model_ready{model=" in metrics
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGSTOP])
+def test_triton_itself_is_started_again(built: Path, signal_: signal.Signals) -> None:
+    with supervised(built) as running:
+        url, ready = running.server.grpc_url, running.url
+        right = ask(url, TEXT, "model")
+        first = running.server.process.pid
+        os.kill(first, signal_)
+        until(lambda: get(f"{ready}/ready")[0] == 503, lambda: running.told)
+        until(lambda: get(f"{ready}/ready")[0] == 200, lambda: running.told, patience=90)
+        assert running.server.process.pid != first
+        assert ask(url, TEXT, "model") == right
+
+
+def test_memory_of_the_dead_is_given_back(place: Place) -> None:
+    running = place.running
+    shared = Path("/dev/shm")  # noqa: S108 - where Triton keeps it
+    before = len(list(shared.glob(f"{running.server.segments}*")))
+    for role in ROLES:
+        restarts = running.state("model")["restarts"]
+        with traffic(running.server.grpc_url, "model", TEXT, callers=2):
+            place.faults.inflict("kill", place.step(role), running.server.process.pid)
+            until(lambda restarts=restarts: running.state("model")["restarts"] > restarts, lambda: running.told)
+    until(lambda: len(list(shared.glob(f"{running.server.segments}*"))) <= before)
+
+
+def test_a_request_is_always_answered(place: Place) -> None:
+    url, step = place.running.server.grpc_url, place.step("tokenizer")
+    place.faults.inflict("stop", step, place.running.server.process.pid)
+    try:
+        ask(url, TEXT, "model")
+    except triton.InferenceServerException as error:
+        assert str(error.status()) in {"StatusCode.INTERNAL", "StatusCode.UNAVAILABLE", "StatusCode.NOT_FOUND"}  # noqa: PT017
+    until(lambda: place.running.state("model")["ready"])

@@ -1,0 +1,105 @@
+"""New builds while requests are answered: taken, gone back from, refused, removed."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from supervised import Supervised, ask, supervised, traffic, until
+
+from building import make_checkpoint, quick_build
+from tritext.build import release
+from tritext.errors import RepositoryError
+from tritext.repository import BuiltModel, committed
+from tritext.serve.steps import step_processes
+
+TEXT = "All human beings are born free and equal in dignity and rights."
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    # The second has another vocabulary: one's ids mean nothing to the other's encoder.
+    return [make_checkpoint(folder / str(seed), seed=seed) for seed in (1, 2)]
+
+
+@pytest.fixture
+def repository(tmp_path: Path, checkpoints: list[Path]) -> Path:
+    quick_build(checkpoints[0], tmp_path / "repository")
+    quick_build(checkpoints[1], tmp_path / "repository")
+    return tmp_path / "repository"
+
+
+@pytest.fixture
+def running(repository: Path) -> Iterator[Supervised]:
+    with supervised(repository) as started:
+        yield started
+
+
+def builds(repository: Path) -> tuple[str, str]:
+    """The one before the committed one, and the committed one."""
+    model = committed(repository, "model")
+    assert model is not None
+    before = model.manifest().replaces
+    assert before is not None
+    return before, model.build
+
+
+def loaded(running: Supervised) -> set[str]:
+    """The steps that Triton holds."""
+    index = running.server.remote._client.get_model_repository_index(headers=running.server.remote._headers)
+    return {model.name for model in index.models if model.state not in {"", "UNAVAILABLE"}}
+
+
+def test_builds_are_swapped_under_load_and_no_request_fails(running: Supervised, repository: Path) -> None:
+    url = running.server.grpc_url
+    old, new = builds(repository)
+    right = {new: ask(url, TEXT, "model")}
+    with traffic(url, "model", TEXT) as seen:
+        for build in (old, new, old, new, old):
+            release.rollback(repository, "model", build)
+            until(lambda build=build: running.state("model").get("build") == build, lambda: running.told)
+            right.setdefault(build, ask(url, TEXT, "model"))
+            assert ask(url, TEXT, "model") == right[build]
+    assert seen.errors == [], running.told
+    assert len(right) == 2
+    assert {answer for _, answer in seen.answers} == set(right.values())  # never one's tokens in the other's encoder
+    until(lambda: loaded(running) == {"model", *BuiltModel(repository, "model", old).manifest().steps.values()})
+
+
+def test_a_build_that_is_wrong_never_takes_the_place_of_a_good_one(running: Supervised, repository: Path) -> None:
+    url = running.server.grpc_url
+    old, new = builds(repository)
+    right = ask(url, TEXT, "model")
+    broken = BuiltModel(repository, "model", old)
+    (engine,) = broken.step("encoder").glob("*.onnx")
+    engine.write_bytes(engine.read_bytes()[:-100])
+    with traffic(url, "model", TEXT) as seen:
+        shutil.copy(broken.folder / "config.pbtxt", repository / "model" / "config.pbtxt")
+        until(lambda: running.state("model")["refused_build"] == old, lambda: running.told, patience=90)
+    state = running.state("model")
+    assert state["build"] == new
+    assert state["ready"]
+    assert engine.name in state["refused"]
+    assert seen.errors == []
+    assert {answer for _, answer in seen.answers} == {right}
+    with pytest.raises(RepositoryError, match="missing or not as built"):
+        release.rollback(repository, "model", old)
+
+
+def test_models_come_and_go_while_others_answer(
+    running: Supervised, repository: Path, tmp_path: Path, checkpoints: list[Path]
+) -> None:
+    url = running.server.grpc_url
+    quick_build(checkpoints[0], tmp_path / "elsewhere", "second")
+    with traffic(url, "model", TEXT) as seen:
+        found = committed(tmp_path / "elsewhere", "second")
+        assert found is not None
+        release.deploy(found, repository)
+        until(lambda: running.state("second").get("ready"), lambda: running.told)
+        assert ask(url, TEXT, "second") != ask(url, TEXT, "model")
+        release.remove(repository, "second")
+        until(lambda: not running.state("second"), lambda: running.told)
+        until(lambda: not [each for each in step_processes(running.server.segments) if "second" in each.step])
+    assert seen.errors == []
+    assert not list(repository.glob("second*"))
