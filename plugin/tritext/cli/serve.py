@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
+from tritext.access import KEY_FILE
+from tritext.cli.connection import TLS_CERT, TLS_CLIENT_CA, TLS_KEY
 from tritext.cli.progress import TerminalProgress
 from tritext.errors import ServeError
 
@@ -40,6 +42,27 @@ def serve(
     grpc_port: Annotated[int, typer.Option(help="gRPC; 0 picks a free port.")] = 8001,
     http_port: Annotated[int, typer.Option(help="HTTP; 0 picks a free port.")] = 8000,
     metrics_port: Annotated[int, typer.Option(help="Prometheus metrics; 0 picks a free port.")] = 8002,
+    http_host: Annotated[
+        str | None, typer.Option(help="The address of HTTP, if another one; with TLS it is 127.0.0.1 if not given.")
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", envvar=KEY_FILE, help="Answer only who sends one of the keys in this file, one a line."
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(metavar="FILE", envvar=TLS_CERT, help="Encrypt gRPC with this certificate (PEM).")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", envvar=TLS_KEY, help="The key of --tls-cert (PEM).")
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", envvar=TLS_CLIENT_CA, help="Answer over gRPC only who has a certificate of this authority."
+        ),
+    ] = None,
     model: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Serve this model only; repeatable.")] = None,
     log_level: Annotated[Level, typer.Option(help="How much of Triton's log is shown.")] = Level.warning,
     threads: Annotated[
@@ -53,6 +76,7 @@ def serve(
     """Serve the models of REPO until stopped (Ctrl-C), and let the requests in flight finish then."""
     from tritext.serve import Server  # half a second that no other command should pay
     from tritext.serve.prepare import prepare
+    from tritext.serve.protection import Protection
 
     console = Console(stderr=True)
     server = Server(
@@ -64,6 +88,13 @@ def serve(
         metrics_port=metrics_port,
         log_level=log_level.value,
         threads=threads,
+        protection=Protection.load(
+            api_key_file=api_key_file,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            tls_client_ca=tls_client_ca,
+            http_host=http_host,
+        ),
         log=lambda line: console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True),
     )
     with _until_signalled():
@@ -110,8 +141,8 @@ def _until_signalled() -> Iterator[None]:
 def _tell(console: Console, server: "Server", seconds: float) -> None:
     """For whoever watches."""
     console.print(f"[green]Ready[/green] in {seconds:.1f} s. Ctrl-C stops.", highlight=False)
-    if not server.is_local:
-        console.print("[yellow]Whoever reaches this machine can ask these models.[/yellow] There is no log-in.")
+    for warning in server.protection.warnings(is_local=server.is_local, http_is_local=server.http_is_local):
+        console.print(f"[yellow]{warning}[/yellow]", highlight=False, soft_wrap=True)
     for checked in server.checked:
         console.print(
             f"{checked.model}: {checked.texts} of {checked.of} reference texts asked, logits within "

@@ -10,7 +10,7 @@ from tritext.client.codec import Malformed, RequestEncoder, decode, model_info
 from tritext.client.errors import Context, not_understood, translate
 from tritext.client.options import wire_parameters
 from tritext.client.results import Classification, ModelInfo, Result, TokenClassification
-from tritext.client.wire import status
+from tritext.client.wire import metadata, status
 from tritext.contract import TOKEN_CLASSIFICATION
 from tritext.errors import ClientError, InvalidInput, ModelNotFound, TritextError
 
@@ -95,11 +95,12 @@ class Call:
 class ClientBase:
     """What a client knows: the address, the models it has met, whether it is closed."""
 
-    def __init__(self, address: str, timeout: float) -> None:
+    def __init__(self, address: str, timeout: float, api_key: str | None = None) -> None:
         if not address.strip() or address.startswith(("http://", "https://", "grpc://")):
             raise InvalidInput(f"{address!r} is no address. Write host:port, the port being gRPC's: localhost:8001.")
         self.address: Final = address
         self._timeout = timeout
+        self._metadata: Final = metadata(api_key)
         self._infos: dict[str, ModelInfo] = {}
         self._is_closed = False
 

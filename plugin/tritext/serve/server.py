@@ -20,7 +20,8 @@ from tritext.serve.endpoints import Endpoints, claim
 from tritext.serve.installation import find
 from tritext.serve.log import Log, LogLevel
 from tritext.serve.process import Process
-from tritext.serve.remote import Arrays, Remote, text
+from tritext.serve.protection import Protection
+from tritext.serve.remote import Arrays, RemoteBase, text
 
 # How long Triton may take to exit once its models are gone. It would wait for idle keep-alive connections too.
 LINGER: Final = 3.0
@@ -34,8 +35,9 @@ class Server:
 
     A context manager: entering starts it, leaving stops it. Port 0 picks a free one. Lines of Triton's log at
     `log_level` or above go to `log`, one call a line, from a thread of its own (default: to standard error).
-    Each encoder runs `threads` threads, all cores where None. `arguments` are passed on to tritonserver. A key made
-    for each start, and kept here, is needed for everything but inference, health, metadata and configurations.
+    Each encoder runs `threads` threads, all cores where None. `protection` says who may ask, and how. `arguments` are
+    passed on to tritonserver. A key made for each start, and kept here, is needed for everything but inference, health,
+    metadata and configurations.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Server:
         log_level: LogLevel = "warning",
         log: Callable[[str], None] | None = None,
         threads: int | None = None,
+        protection: Protection | None = None,
         arguments: Sequence[str] = (),
     ) -> None:
         self.repository = repository.resolve()
@@ -59,9 +62,10 @@ class Server:
         self._log = Log(log_level, log or _to_stderr)
         self._threads = {} if threads is None else {THREADS: str(threads)}
         self._arguments = (*(["--log-verbose=1"] if log_level == "debug" else []), *arguments)
+        self.protection = protection or Protection()
         self._endpoints: Endpoints | None = None
         self._process: Process | None = None
-        self._remote: Remote | None = None
+        self._remote: RemoteBase | None = None
         self._serving = False
         self._status: int | None = None
 
@@ -95,6 +99,11 @@ class Server:
         return _started(self._endpoints).is_local
 
     @property
+    def http_is_local(self) -> bool:
+        """Whether only this machine can connect to HTTP."""
+        return _started(self._endpoints).http_is_local
+
+    @property
     def process(self) -> subprocess.Popen[bytes]:
         """The tritonserver process."""
         return _started(_started(self._process).popen)
@@ -112,15 +121,15 @@ class Server:
         if self._process is not None:
             raise ServeError("This server was started before. Make another Server.")
         installation = find()
-        self._endpoints = claim(*self._wanted)
+        self._endpoints = self.protection.placed(claim(*self._wanted))
         key = secrets.token_urlsafe(24)
         segments = f"tritext_{os.getpid()}_{secrets.token_hex(4)}_"
         names = [name for model in self.models for name in ensemble.loads(model)]
-        extra = (*ensemble.backend_flags(self.models), *self._arguments)
-        self._remote = Remote(self.grpc_url, key)
+        extra = (*ensemble.backend_flags(self.models), *self.protection.flags(), *self._arguments)
+        self._remote = self.protection.connect(self._endpoints, key)
         self._process = Process(
             command.line(installation, self._endpoints, names, key=key, segments=segments, extra=extra),
-            environment={**installation.environment, **self._threads},
+            environment={**installation.environment, **self._threads, **self.protection.environment()},
             folder=self.repository,
             log=self._log,
             segments=segments,

@@ -15,6 +15,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils  # exists only inside Triton's stub process
 from numpy.typing import NDArray
 
+from tritext.access import Guard
 from tritext.engines.remote import connect
 from tritext.errors import EngineError, InvalidInput, TritextError
 from tritext.stages.base import (
@@ -41,6 +42,7 @@ class StageModel:
         """Called once, when Triton loads the model."""
         logging.getLogger("tritext").addHandler(_TritonLog())
         connect(_call)
+        self._guard = Guard.from_environment()
         folder = Path(args["model_repository"]) / args["model_version"]
         self._stage = self.stage.load(folder)
         config = json.loads(args["model_config"])
@@ -62,9 +64,13 @@ class StageModel:
 
     def _read(self, request: Any) -> Request | TritextError:
         try:
+            parameters = json.loads(request.parameters() or "{}")
+            self._guard.admit(parameters)
             tensors = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self._inputs}
             inputs = {name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None}
-            return Request(inputs, json.loads(request.parameters() or "{}"))
+            return Request(inputs, parameters)
+        except InvalidInput as error:
+            return error
         except Exception as error:  # noqa: BLE001 - what leaves `execute` would fail the whole batch
             return fault(self._stage, error)
 
