@@ -1,6 +1,7 @@
 """API keys: how they are written in files, sent with requests, and told apart by the steps of a server.
 
-A key is sent as ``authorization: Bearer KEY``, a header that Triton passes on to every step as a request parameter.
+A key is sent as ``authorization: Bearer KEY``, a header that Triton passes on to every step as a request parameter:
+over gRPC and to ``/infer``. It keeps those of ``/generate`` (2.51), where the same is sent as a parameter.
 The steps know only the SHA-256 digests of the keys that are good: nobody can ask a server with those.
 
 Imports nothing but the standard library: each step loads it.
@@ -49,7 +50,10 @@ class Guard:
         sent = [parameters.pop(name) for name in list(parameters) if name.lower() == HEADER]
         if self._digests and not any(self._is_good(value) for value in sent):
             what = "the one that was sent is not it" if sent else "none was sent"
-            raise InvalidInput(f"{REFUSAL}, and {what}. Send the header `authorization: Bearer KEY`.")
+            raise InvalidInput(
+                f"{REFUSAL}, and {what}. Send the header `authorization: Bearer KEY`; to /generate, whose headers "
+                'Triton keeps to itself, send `"authorization": "Bearer KEY"` beside the text.'
+            )
 
     def _is_good(self, value: object) -> bool:
         if not isinstance(value, str) or not value.lower().startswith(_SCHEME):

@@ -129,8 +129,8 @@ def _unavailable(sentence: str, context: Context) -> str:
     address, model = context.address, context.model
     if "Socket closed" in sentence and "failed to connect" in sentence:
         return (
-            f"What listens at {address} does not speak gRPC, or only with TLS. Name Triton's gRPC port (8001 unless "
-            "set otherwise), not its HTTP port; for TLS give `credentials=` or --tls-ca. "
+            f"What listens at {address} does not speak gRPC. Name Triton's gRPC port (8001 unless "
+            "set otherwise), not its HTTP port, and give `credentials=` or --tls-ca if it has TLS. "
             f"Model {model} was asked for."
         )
     if "failed to connect" in sentence and (reason := _TLS.search(sentence)):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from tritext import access
 from tritext.engines.plan import RECIPE, Recipe
 from tritext.errors import ServeError
 from tritext.naming import ENGINE_ROLE, step_name
@@ -63,6 +64,9 @@ def backend_flags(models: Sequence[BuiltModel]) -> tuple[str, ...]:
     return ()
 
 
-def curl(model: BuiltModel, http_url: str) -> str:
-    """A shell line that asks `model`."""
-    return f"curl -s {http_url}/v2/models/{model.name}/generate -d {shlex.quote(json.dumps(sample(model)))}"
+def curl(model: BuiltModel, http_url: str, *, with_key: bool = False) -> str:
+    """A shell line that asks `model`, with the API key that is in the shell's environment."""
+    body = shlex.quote(json.dumps(sample(model)))
+    if with_key:
+        body = f"""{body[:-2]}, "{access.HEADER}": "Bearer '"${access.KEY}"'"}}'"""
+    return f"curl -s {http_url}/v2/models/{model.name}/generate -d {body}"

@@ -114,7 +114,7 @@ class Server:
 
     def curl(self, model: BuiltModel) -> str:
         """A shell line that asks `model`."""
-        return ensemble.curl(model, self.http_url)
+        return ensemble.curl(model, self.http_url, with_key=self.protection.has_key)
 
     def start(self) -> None:
         """Start Triton and return at once; ServeError where it is not found or a port cannot be had."""

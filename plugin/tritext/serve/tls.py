@@ -156,7 +156,7 @@ def _shown(server: ssl.SSLContext, certificate: Path) -> Mapping[str, Any]:
 def _reason(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return str(error.verify_message)
-    return str(error.reason or error.strerror or error).replace("_", " ").lower()
+    return error.reason.replace("_", " ").lower() if error.reason else "it cannot be parsed"
 
 
 def _first(certificate: Path) -> str:
