@@ -102,7 +102,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Give up what is under way."""
         self.is_open = False
-        self._transport.close()
+        self._transport.abort()  # TLS would wait for the peer's farewell, and the event loop is about to end
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say what this side takes: any size, and no table of headers."""
