@@ -65,6 +65,10 @@ def serve(
     ] = None,
     model: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Serve this model only; repeatable.")] = None,
     log_level: Annotated[Level, typer.Option(help="How much of Triton's log is shown.")] = Level.warning,
+    trace: Annotated[
+        str | None, typer.Option(metavar="URL", help="Send OpenTelemetry traces there: http://HOST:4318/v1/traces.")
+    ] = None,
+    trace_rate: Annotated[int, typer.Option(metavar="N", min=1, help="Trace one of so many requests.")] = 1000,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of each encoder; as many as there are cores if not given.")
     ] = None,
@@ -74,9 +78,10 @@ def serve(
     as_json: Annotated[bool, typer.Option("--json", help="Print the endpoints as one line of JSON.")] = False,
 ) -> None:
     """Serve the models of REPO until stopped (Ctrl-C), and let the requests in flight finish then."""
-    from tritext.serve import Server  # half a second that no other command should pay
+    from tritext.serve import Server, find  # half a second that no other command should pay
     from tritext.serve.prepare import prepare
     from tritext.serve.protection import Protection
+    from tritext.serve.trace import Trace
 
     console = Console(stderr=True)
     server = Server(
@@ -88,6 +93,7 @@ def serve(
         metrics_port=metrics_port,
         log_level=log_level.value,
         threads=threads,
+        arguments=Trace.load(trace, trace_rate, find()).flags() if trace else (),
         protection=Protection.load(
             api_key_file=api_key_file,
             tls_cert=tls_cert,
