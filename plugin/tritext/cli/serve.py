@@ -14,6 +14,7 @@ from rich.console import Console
 
 from tritext.access import KEY_FILE
 from tritext.cli.connection import TLS_CERT, TLS_CLIENT_CA, TLS_KEY
+from tritext.cli.logs import Logs, Style
 from tritext.cli.progress import TerminalProgress
 from tritext.errors import ServeError
 
@@ -69,6 +70,12 @@ def serve(
         str | None, typer.Option(metavar="URL", help="Send OpenTelemetry traces there: http://HOST:4318/v1/traces.")
     ] = None,
     trace_rate: Annotated[int, typer.Option(metavar="N", min=1, help="Trace one of so many requests.")] = 1000,
+    log_format: Annotated[Style, typer.Option(help="How the log is written: a JSON object a line, or text.")] = (
+        Style.text
+    ),
+    access_log: Annotated[
+        bool, typer.Option("--access-log", help="Log a line for each request: model, texts, tokens, seconds.")
+    ] = False,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of each encoder; as many as there are cores if not given.")
     ] = None,
@@ -83,7 +90,8 @@ def serve(
     from tritext.serve.protection import Protection
     from tritext.serve.trace import Trace
 
-    console = Console(stderr=True)
+    logs = Logs.of(log_format)
+    console = logs.console
     server = Server(
         repository,
         models=model,
@@ -101,7 +109,9 @@ def serve(
             tls_client_ca=tls_client_ca,
             http_host=http_host,
         ),
-        log=lambda line: console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True),
+        log=logs.sink,
+        log_format=logs.format,
+        access_log=access_log,
     )
     with _until_signalled():
         with TerminalProgress(console) as progress:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from secrets import token_hex
 from typing import Any, Final
 
 from tritext.client.batching import Batch, Batcher
@@ -73,7 +74,7 @@ class Call:
         self.plan: Final = plan
         self._task = info.task
         self.batcher: Final = Batcher(min(plan.batch_size, max(1, info.max_batch_size)))
-        self._encoder = RequestEncoder(plan.model, plan.parameters)
+        self._encoder = RequestEncoder(plan.model, plan.parameters, ids=token_hex(4))
 
     def request(self, batch: Batch) -> Any:
         """The ModelInferRequest for `batch`; InvalidInput where it holds pairs and the model takes none."""

@@ -19,9 +19,11 @@ from tritext.serve.check import BUDGET, Checked, check_engine
 from tritext.serve.endpoints import Endpoints, claim
 from tritext.serve.installation import find
 from tritext.serve.log import Log, LogLevel
+from tritext.serve.log_format import LogFormat
 from tritext.serve.process import Process
 from tritext.serve.protection import Protection
 from tritext.serve.remote import Arrays, RemoteBase, text
+from tritext.stages.told import ACCESS_LOG
 
 # How long Triton may take to exit once its models are gone. It would wait for idle keep-alive connections too.
 LINGER: Final = 3.0
@@ -34,7 +36,8 @@ class Server:
     """Triton with the committed models of `repository`, or those of `models` alone.
 
     A context manager: entering starts it, leaving stops it. Port 0 picks a free one. Lines of Triton's log at
-    `log_level` or above go to `log`, one call a line, from a thread of its own (default: to standard error).
+    `log_level` or above go to `log`, one call a line, from a thread of its own (default: to standard error), written as
+    `log_format` does; with `access_log` one for each request goes there too.
     Each encoder runs `threads` threads, all cores where None. `protection` says who may ask, and how. `arguments` are
     passed on to tritonserver. A key made for each start, and kept here, is needed for everything but inference, health,
     metadata and configurations.
@@ -51,6 +54,8 @@ class Server:
         metrics_port: int = 8002,
         log_level: LogLevel = "warning",
         log: Callable[[str], None] | None = None,
+        log_format: LogFormat | None = None,
+        access_log: bool = False,
         threads: int | None = None,
         protection: Protection | None = None,
         arguments: Sequence[str] = (),
@@ -59,8 +64,8 @@ class Server:
         self.models = ensemble.choose(self.repository, models)
         self.checked: list[Checked] = []  # what wait_ready found of each model's engine
         self._wanted = (host, grpc_port, http_port, metrics_port)
-        self._log = Log(log_level, log or _to_stderr)
-        self._threads = {} if threads is None else {THREADS: str(threads)}
+        self._log = Log(log_level, log or _to_stderr, log_format)
+        self._told = {ACCESS_LOG: "1" if access_log else "0"} | ({} if threads is None else {THREADS: str(threads)})
         self._arguments = (*(["--log-verbose=1"] if log_level == "debug" else []), *arguments)
         self.protection = protection or Protection()
         self._endpoints: Endpoints | None = None
@@ -129,7 +134,7 @@ class Server:
         self._remote = self.protection.connect(self._endpoints, key)
         self._process = Process(
             command.line(installation, self._endpoints, names, key=key, segments=segments, extra=extra),
-            environment={**installation.environment, **self._threads, **self.protection.environment()},
+            environment={**installation.environment, **self._told, **self.protection.environment()},
             folder=self.repository,
             log=self._log,
             segments=segments,

@@ -6,6 +6,7 @@ Source of the interface: the README of Triton's Python backend.
 import json
 import logging
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from tritext.engines.remote import connect
 from tritext.errors import EngineError, InvalidInput, TritextError
 from tritext.stages.base import (
     DESCRIPTIONS,
+    REQUEST_ID,
     Answer,
     Counting,
     Counts,
@@ -28,6 +30,7 @@ from tritext.stages.base import (
     fault,
     process_isolated,
 )
+from tritext.stages.told import AccessLines, headed
 
 _TOLD_EVERY: Final = 0.5  # seconds
 _LEVELS: Final = {logging.DEBUG: "log_verbose", logging.INFO: "log_info", logging.WARNING: "log_warn"}
@@ -40,7 +43,8 @@ class StageModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called once, when Triton loads the model."""
-        logging.getLogger("tritext").addHandler(_TritonLog())
+        logging.getLogger("tritext").addHandler(_TritonLog(args["model_name"]))
+        self._access_lines = AccessLines.wanted(args["model_name"])
         connect(_call)
         self._guard = Guard.from_environment()
         folder = Path(args["model_repository"]) / args["model_version"]
@@ -52,10 +56,14 @@ class StageModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Called with every batch; one response for each request, in order."""
+        began = time.monotonic()
         read = [self._read(request) for request in requests]
         readable = [request for request in read if isinstance(request, Request)]
-        answers = iter(process_isolated(self._stage, readable) if readable else [])
-        return [self._response(next(answers) if isinstance(request, Request) else request) for request in read]
+        processed = iter(process_isolated(self._stage, readable) if readable else [])
+        answers = [next(processed) if isinstance(request, Request) else request for request in read]
+        if self._access_lines:
+            self._access_lines.write([request.request_id() for request in requests], answers, began)
+        return [self._response(answer) for answer in answers]
 
     def finalize(self) -> None:
         """Called once, when Triton unloads the model."""
@@ -68,7 +76,7 @@ class StageModel:
             self._guard.admit(parameters)
             tensors = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self._inputs}
             inputs = {name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None}
-            return Request(inputs, parameters)
+            return Request(inputs, parameters, request.request_id())
         except InvalidInput as error:
             return error
         except Exception as error:  # noqa: BLE001 - what leaves `execute` would fail the whole batch
@@ -144,8 +152,12 @@ def _family(name: str, description: str) -> Any:
 
 
 class _TritonLog(logging.Handler):
-    """Sends records to Triton's own log."""
+    """Sends records to Triton's own log, under the name of the `step`."""
+
+    def __init__(self, step: str) -> None:
+        super().__init__()
+        self._step = step
 
     def emit(self, record: logging.LogRecord) -> None:
         write = getattr(pb_utils.Logger, _LEVELS.get(record.levelno, "log_error"))
-        write(self.format(record))
+        write(headed(self._step, getattr(record, REQUEST_ID, ""), self.format(record)))
