@@ -61,9 +61,10 @@ class StageModel:
         readable = [request for request in read if isinstance(request, Request)]
         processed = iter(process_isolated(self._stage, readable) if readable else [])
         answers = [next(processed) if isinstance(request, Request) else request for request in read]
+        ids = [request.request_id() for request in requests]
         if self._access_lines:
-            self._access_lines.write([request.request_id() for request in requests], answers, began)
-        return [self._response(answer) for answer in answers]
+            self._access_lines.write(ids, answers, began)
+        return [self._response(answer, request_id) for answer, request_id in zip(answers, ids, strict=True)]
 
     def finalize(self) -> None:
         """Called once, when Triton unloads the model."""
@@ -80,16 +81,16 @@ class StageModel:
         except InvalidInput as error:
             return error
         except Exception as error:  # noqa: BLE001 - what leaves `execute` would fail the whole batch
-            return fault(self._stage, error)
+            return fault(self._stage, error, request.request_id())
 
-    def _response(self, answer: Answer | TritextError) -> Any:
+    def _response(self, answer: Answer | TritextError, request_id: str) -> Any:
         if not isinstance(answer, TritextError):
             try:
                 return pb_utils.InferenceResponse(
                     [pb_utils.Tensor(name, np.ascontiguousarray(answer[name])) for name in self._outputs]
                 )
             except Exception as error:  # noqa: BLE001 - as above
-                answer = fault(self._stage, error)
+                answer = fault(self._stage, error, request_id)
         code = pb_utils.TritonError.INVALID_ARG if isinstance(answer, InvalidInput) else pb_utils.TritonError.INTERNAL
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), code))
 
