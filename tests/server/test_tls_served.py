@@ -112,10 +112,10 @@ def test_http_stays_on_this_machine_unless_asked(server: Server, repository: Pat
 
 
 def test_what_is_said_of_it(server: Server, mutual: Server) -> None:
-    (first, second) = server.protection.warnings(is_local=server.is_local, http_is_local=server.http_is_local)
+    first, second = server.warnings()
     assert "there is no API key" in first
     assert "answers only this machine" in second
-    assert mutual.protection.warnings(is_local=True, http_is_local=True) == []
+    assert mutual.warnings() == []
 
 
 def test_the_client_says_why_it_does_not_get_through(server: Server, authority: Authority) -> None:

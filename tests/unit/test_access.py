@@ -7,6 +7,10 @@ import pytest
 from tritext import access
 from tritext.access import Guard, digest, read_keys
 from tritext.errors import InvalidInput
+from tritext.naming import ROLES, step_name
+from tritext.repository import CONFIG, BuiltModel
+from tritext.serve.ensemble import native_steps
+from tritext.serve.protection import Protection
 
 KEY = "a-key-of-sixteen-characters"
 
@@ -81,3 +85,33 @@ def test_without_keys_all_are_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
                 guard.admit({})
         else:
             guard.admit({})
+
+
+def test_steps_that_cannot_ask_for_a_key_are_named(tmp_path: Path) -> None:
+    model = BuiltModel(tmp_path, "spam", "0000abcd")
+    for role in ROLES:
+        folder = tmp_path / step_name("spam", role, "0000abcd")
+        folder.mkdir()
+        kind = 'platform: "tensorrt_plan"' if role == "encoder" else 'backend: "python"'
+        (folder / CONFIG).write_text(kind)
+        (folder / "1").mkdir()
+    native = native_steps([model])
+    assert native == ["spam_encoder_0000abcd"]
+    with_key = Protection(digests=[digest(KEY)]).warnings(is_local=True, http_is_local=True, native=native)
+    assert with_key == ["Triton runs spam_encoder_0000abcd by itself: who knows these names gets logits without a key."]
+    assert Protection().warnings(is_local=True, http_is_local=True, native=native) == []
+
+
+@pytest.mark.parametrize(
+    ("is_local", "has_key", "said"),
+    [
+        (True, False, []),
+        (True, True, []),
+        (False, False, ["there is no API key"]),
+        (False, True, ["API keys travel in clear"]),
+    ],
+)
+def test_what_is_said_of_who_can_ask(is_local: bool, has_key: bool, said: list[str]) -> None:
+    protection = Protection(digests=[digest(KEY)] if has_key else [])
+    warnings = protection.warnings(is_local=is_local, http_is_local=is_local)
+    assert [part in warning for part, warning in zip(said, warnings, strict=True)] == [True] * len(said)

@@ -157,7 +157,7 @@ def _until_signalled() -> Iterator[None]:
 def _tell(console: Console, server: "Server", seconds: float) -> None:
     """For whoever watches."""
     console.print(f"[green]Ready[/green] in {seconds:.1f} s. Ctrl-C stops.", highlight=False)
-    for warning in server.protection.warnings(is_local=server.is_local, http_is_local=server.http_is_local):
+    for warning in server.warnings():
         console.print(f"[yellow]{warning}[/yellow]", highlight=False, soft_wrap=True)
     for checked in server.checked:
         console.print(

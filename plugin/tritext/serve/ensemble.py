@@ -50,6 +50,12 @@ def loads(model: BuiltModel) -> list[str]:
     return [*engine, model.name]
 
 
+def native_steps(models: Sequence[BuiltModel]) -> list[str]:
+    """The Triton names of the steps that Triton runs without Python: they see no parameters, and so no API key."""
+    folders = [model.repository / step_name(model.name, role, model.build) for model in models for role in model.roles]
+    return sorted(folder.name for folder in folders if read_config(folder).backend != "python")
+
+
 def plan_folder(model: BuiltModel) -> Path | None:
     """The version folder of the step of `model` that a plan runs; None where it has no plan."""
     folders = (model.step(role) for role in (ENGINE_ROLE, "encoder"))

@@ -64,13 +64,15 @@ class Protection:
         loopback = "127.0.0.1" if ipaddress.ip_address(endpoints.address).version == 4 else "::1"
         return replace(endpoints, http_address=loopback)
 
-    def warnings(self, *, is_local: bool, http_is_local: bool) -> list[str]:
-        """What whoever starts the server should know of it, in sentences."""
+    def warnings(self, *, is_local: bool, http_is_local: bool, native: Sequence[str] = ()) -> list[str]:
+        """What whoever starts the server should know of it, in sentences; `native` steps ask for no key."""
         said = []
         if not (is_local or self.has_key or (self.tls and self.tls.client_ca and http_is_local)):
             said.append("Whoever reaches this machine can ask these models: there is no API key (--api-key-file).")
         if self.has_key and not (http_is_local and (self.tls or is_local)):
             said.append("API keys travel in clear over what is not encrypted; put TLS in front, or see --tls-cert.")
+        if self.has_key and native:
+            said.append(f"Triton runs {', '.join(native)} by itself: who knows these names gets logits without a key.")
         if self.tls and http_is_local and not is_local:
             said.append("HTTP, which Triton cannot encrypt, answers only this machine (--http-host).")
         return said

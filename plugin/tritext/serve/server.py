@@ -108,6 +108,11 @@ class Server:
         """Whether only this machine can connect to HTTP."""
         return _started(self._endpoints).http_is_local
 
+    def warnings(self) -> list[str]:
+        """What whoever starts this server should know of who can ask it, in sentences."""
+        native = ensemble.native_steps(self.models)
+        return self.protection.warnings(is_local=self.is_local, http_is_local=self.http_is_local, native=native)
+
     @property
     def process(self) -> subprocess.Popen[bytes]:
         """The tritonserver process."""
