@@ -74,7 +74,11 @@ def test_each_key_of_the_file_is_good(served: Served, key: str) -> None:
     for name in ("authorization", "Authorization"):
         status, answer = post(served, *INFER, **{name: f"Bearer {key}"})
         assert (status, key in answer) == (200, False)
-    flat = {"TEXT": "one", "authorization": f"Bearer {key}"}  # Triton does not pass on the headers of these
+    flat = {
+        "TEXT": "one",
+        "id": "mine",
+        "authorization": f"Bearer {key}",
+    }  # Triton does not pass on the headers of these
     status, answer = post(served, GENERATE, flat)
     assert (status, key in answer) == (200, False)
 
