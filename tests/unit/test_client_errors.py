@@ -130,7 +130,7 @@ def test_no_key_is_said_with_the_way_to_give_one(code: str) -> None:
         "UNKNOWN: ipv4:127.0.0.1:8001: Custom verification check failed with error: UNAUTHENTICATED: Hostname "
         "Verification Check failed.",
         "UNKNOWN: ipv4:127.0.0.1:8001: Ssl handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: "
-        "error:1000007d:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED: unable to get local issuer certificate",
+        "error:1000007d:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED: unable to get an issuer",
     ],
 )
 def test_certificates_that_are_not_trusted(details: str) -> None:
