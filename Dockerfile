@@ -77,7 +77,9 @@ ENV PATH=/opt/tritext/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1
 USER 10001:10001
 EXPOSE 8000 8001 8002
 STOPSIGNAL SIGTERM
-# A real inference on every model: Triton says that it is ready also where a step is dead.
+# A real inference on every model: Triton says that it is ready also where a step is dead. The check and the server read
+# the same variables: TRITEXT_API_KEY_FILE, TRITEXT_TLS_CERT, TRITEXT_TLS_KEY. Where TRITEXT_TLS_CLIENT_CA asks callers
+# for certificates, TRITEXT_HEALTH_URL=http://127.0.0.1:8000 leads the check around that.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=120s --retries=2 CMD ["tritext", "health", "/repository"]
 ENTRYPOINT ["tritext"]
 # Inside a container the port that is published decides who can call.

@@ -14,6 +14,7 @@
     ├── ServeError            the server is not found, does not start, or does not get ready
     └── ClientError           a call to a server failed, and not through its input
         ├── Unavailable       nobody answers there, or the server refuses for now: worth another try
+        ├── AccessDenied      the server wants an API key, or another one
         ├── DeadlineExceeded  no answer within the timeout
         ├── ModelNotFound     the server has no such model, or it is not ready
         └── ServerFault       the server failed inside; its log says more
@@ -69,6 +70,10 @@ class ClientError(TritextError):
 
 class Unavailable(ClientError):
     """Nobody answers at the address, or the server refuses for now."""
+
+
+class AccessDenied(ClientError):
+    """The server answers only who has its API key, and none or another one was sent."""
 
 
 class DeadlineExceeded(ClientError):

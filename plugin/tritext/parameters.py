@@ -18,8 +18,8 @@ Truncation = Literal["error", "right", "left"]
 # Triton's own request parameters, and headers that a server may be set up to forward as parameters. A header
 # name with a hyphen is told from ours by that alone.
 RESERVED: Final = frozenset(
-    {"binary_data_output", "classification", "priority", "sequence_end", "sequence_id", "sequence_start", "timeout",
-     "unary", "stream"}
+    {"binary_data_output", "classification", "id", "priority", "sequence_end", "sequence_id", "sequence_start",
+     "timeout", "unary", "stream"}
 )  # fmt: skip
 HEADERS: Final = frozenset(
     {"accept", "authority", "authorization", "baggage", "connection", "cookie", "date", "expect", "forwarded", "from",

@@ -1,9 +1,11 @@
 """compose.yaml and what it mounts agree with the image and with what a server really measures."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +35,26 @@ def test_compose_itself_takes_it() -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_compose_takes_the_secrets_too(tmp_path: Path) -> None:
+    command = next((line for line in (["docker", "compose"], ["docker-compose"]) if answers(line)), None)
+    if command is None:
+        pytest.skip("Docker Compose is not installed.")
+    for name in ("api-key", "tls-cert.pem", "tls-key.pem"):
+        (tmp_path / name).write_text("secret")
+    files = ["--file", ROOT / "compose.yaml", "--file", ROOT / "deploy" / "secure.yaml"]
+    done = subprocess.run(
+        [*command, *files, "--profile", "gpu", "config"],
+        env={**os.environ, "TRITEXT_SECRETS": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    merged = yaml.safe_load(done.stdout)
+    for name in ("server", "gpu"):
+        service = merged["services"][name]
+        assert service["read_only"] is True
+        mounted = {f"/run/secrets/{secret['source']}" for secret in service["secrets"]}
+        assert {path for key, path in service["environment"].items() if key.startswith("TRITEXT_")} == mounted
 
 
 @pytest.mark.parametrize("name", ["server", "gpu"])

@@ -1,8 +1,20 @@
+from pathlib import Path
+
 import grpc
 import pytest
 
+from tritext import Client, access
 from tritext.client.errors import BY_CODE, Context, affected, translate
-from tritext.errors import DeadlineExceeded, InvalidInput, ModelNotFound, ServerFault, TritextError, Unavailable
+from tritext.client.security import Security
+from tritext.errors import (
+    AccessDenied,
+    DeadlineExceeded,
+    InvalidInput,
+    ModelNotFound,
+    ServerFault,
+    TritextError,
+    Unavailable,
+)
 
 CONTEXT = Context("here:8001", "spam", timeout=30.0, items=range(64, 96))
 
@@ -100,3 +112,46 @@ def test_nobody_there() -> None:
 
 def test_other_errors_are_about_no_items() -> None:
     assert affected(ValueError("x")) is None
+
+
+@pytest.mark.parametrize("code", ["INVALID_ARGUMENT", "UNAUTHENTICATED", "PERMISSION_DENIED"])
+def test_no_key_is_said_with_the_way_to_give_one(code: str) -> None:
+    sentence = f"in ensemble 'spam', {access.REFUSAL}, and none was sent." if code == "INVALID_ARGUMENT" else "No."
+    error = translate(code, sentence, CONTEXT)
+    assert isinstance(error, AccessDenied)
+    assert not isinstance(error, Unavailable)  # another try would not help
+    assert "does not let this client ask model spam" in str(error)
+    assert "--api-key-file" in str(error)
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        "UNKNOWN: ipv4:127.0.0.1:8001: Custom verification check failed with error: UNAUTHENTICATED: Hostname "
+        "Verification Check failed.",
+        "UNKNOWN: ipv4:127.0.0.1:8001: Ssl handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: "
+        "error:1000007d:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED: unable to get an issuer",
+    ],
+)
+def test_certificates_that_are_not_trusted(details: str) -> None:
+    sentence = f"failed to connect to all addresses; last error: {details}"
+    assert "do not trust each other" in str(translate("UNAVAILABLE", sentence, CONTEXT))
+
+
+@pytest.mark.parametrize("key", ["", "two words", "schlüssel", "line\nbreak"])
+def test_what_cannot_be_a_key_is_refused_at_once_and_not_shown(key: str) -> None:
+    with pytest.raises(InvalidInput, match="characters other than visible ASCII") as error:
+        Client("localhost:1", api_key=key)
+    assert not key or key not in str(error.value)
+
+
+def test_files_for_tls(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no PEM")
+    for arguments, said in (
+        ({"ca": tmp_path / "text"}, r"text \(--tls-ca\) is not a file in PEM"),
+        ({"ca": tmp_path / "none"}, r"none \(--tls-ca\) cannot be read: No such file"),
+        ({"certificate": tmp_path / "text"}, "belong together"),
+        ({"certificate": tmp_path / "text", "key": tmp_path / "text"}, "needs --tls-ca"),
+    ):
+        with pytest.raises(InvalidInput, match=said):
+            Security.load(**arguments)

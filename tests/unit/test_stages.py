@@ -18,6 +18,7 @@ from tritext.pipeline import Pipeline, Trace
 from tritext.repository import BuiltModel, committed
 from tritext.settings import EngineSettings, TaskSettings
 from tritext.stages.base import Answer, Request, process_isolated
+from tritext.stages.told import unheaded
 
 
 class Panic(BaseException):
@@ -220,9 +221,13 @@ class FakeRequest:
     def __init__(self, parameters: str = "{}", **tensors: Any) -> None:
         self._parameters = parameters
         self.tensors = tensors
+        self.id = ""
 
     def parameters(self) -> str:
         return self._parameters
+
+    def request_id(self) -> str:
+        return self.id
 
 
 @pytest.fixture
@@ -245,7 +250,8 @@ def adapter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[type], Any]]:
 
         model = type("TritonPythonModel", (StageModel,), {"stage": stage})()
         config = {"input": [{"name": "IN"}, {"name": "MAYBE"}], "output": [{"name": "OUT"}]}
-        model.initialize({"model_repository": "x", "model_version": "1", "model_config": json.dumps(config)})
+        names = {"model_name": "spam_tokenizer_0000abcd", "model_repository": "x", "model_version": "1"}
+        model.initialize({**names, "model_config": json.dumps(config)})
         model.lines = fake.lines
         return model
 
@@ -290,6 +296,18 @@ def test_each_request_gets_its_own_response(adapter: Callable[[type], Any]) -> N
     assert {error.code for error in broken} == {"INTERNAL"}
     assert {error.message for error in broken} == {"The server failed in Echo; its log has the details."}
     assert sum("Traceback" in line for line in model.lines) == len(broken)
+
+
+@pytest.mark.parametrize("parameters", ['{"break": true}', '{"lose": true}', "not JSON"])
+def test_the_log_and_the_caller_learn_which_request_failed(adapter: Callable[[type], Any], parameters: str) -> None:
+    request = FakeRequest(parameters, IN=np.ones((1, 1)))
+    request.id = 'a "quoted"\nid'
+    model = adapter(Echo)
+    (response,) = model.execute([request])
+    assert response.error.message.endswith(f"details, under request id {request.id}.")
+    step, request_id, message = unheaded(model.lines[-1])
+    assert (step, request_id) == ("spam_tokenizer_0000abcd", request.id)
+    assert message.startswith("Echo failed on a request\nTraceback")
 
 
 def test_what_was_not_sent_is_not_among_the_inputs(adapter: Callable[[type], Any]) -> None:

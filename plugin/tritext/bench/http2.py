@@ -6,12 +6,13 @@ request, `grpc` with callbacks into asyncio 380, this 115; and the median answer
 
 The headers of every request are the same bytes. A header table of size 0 is asked for, so that an answer's headers can
 be read one by one, for `grpc-status` alone. Sources: RFC 9113 (HTTP/2), RFC 7541 (HPACK), gRPC over HTTP2 (its
-PROTOCOL-HTTP2.md). No TLS, no compression, no streaming.
+PROTOCOL-HTTP2.md). No compression, no streaming.
 """
 
 import asyncio
 import struct
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, cast
 
@@ -51,7 +52,7 @@ class _Stream:
 class Connection(asyncio.Protocol):
     """One connection to a gRPC server, for unary calls of one `method`."""
 
-    def __init__(self, authority: str, method: str, timeout: float) -> None:
+    def __init__(self, authority: str, method: str, timeout: float, headers: Sequence[tuple[str, str]] = ()) -> None:
         self._loop = asyncio.get_running_loop()
         self._timeout = timeout
         self._headers = literals(
@@ -62,6 +63,7 @@ class Connection(asyncio.Protocol):
             ("te", "trailers"),
             ("content-type", "application/grpc"),
             ("grpc-timeout", f"{min(max(1, round(timeout * 1e3)), 99_999_999)}m"),
+            *headers,
         )
         self._streams: dict[int, _Stream] = {}  # that have begun, in that order
         self._waiting: deque[_Stream] = deque()  # for one of them to end
@@ -100,7 +102,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Give up what is under way."""
         self.is_open = False
-        self._transport.close()
+        self._transport.abort()  # TLS would wait for the peer's farewell, and the event loop is about to end
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say what this side takes: any size, and no table of headers."""

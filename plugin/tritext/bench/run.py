@@ -12,6 +12,7 @@ from tritext.bench.measure import Conditions, Load, Measured, measure
 from tritext.bench.served import Served
 from tritext.bench.traffic import Item, Traffic, traffic
 from tritext.client.options import Scalar
+from tritext.client.security import Security
 from tritext.errors import InvalidInput, Unavailable
 
 
@@ -55,10 +56,10 @@ class Results:
         return report.document(command, self.about, self.measured)
 
 
-def run(plan: Plan, address: str, metrics_url: str, progress: Progress) -> Results:
+def run(plan: Plan, address: str, metrics_url: str, progress: Progress, security: Security | None = None) -> Results:
     """Run `plan` against the server at `address`; raises what `tritext.Client` raises, and InvalidInput."""
     progress.step(f"Prepare requests to {plan.name}")
-    served = Served(address, plan.name, plan.timeout)
+    served = Served(address, plan.name, plan.timeout, security)
     if plan.batch_size > max(1, served.info.max_batch_size):
         raise InvalidInput(
             f"--batch-size is {plan.batch_size}, and model {plan.name} takes at most {served.info.max_batch_size} "

@@ -21,6 +21,7 @@ from tritext.client import Client, wire
 from tritext.client.codec import Malformed, RequestEncoder, decode
 from tritext.client.errors import Context, not_understood, translate
 from tritext.client.options import Scalar
+from tritext.client.security import Security
 from tritext.errors import InvalidInput
 from tritext.naming import ROLES, step_name
 
@@ -33,10 +34,12 @@ _EXPIRE_EVERY: Final = 0.05  # seconds
 class Served:
     """The model `name` at `address` (host:port). Its errors are those of `tritext.Client`."""
 
-    def __init__(self, address: str, name: str, timeout: float) -> None:
+    def __init__(self, address: str, name: str, timeout: float, security: Security | None = None) -> None:
+        self.security = security or Security()
         self.address, self.name, self.timeout = address, name, timeout
         self.host_and_port = _host_and_port(address)
-        with Client(address, timeout=timeout) as client:
+        credentials, api_key = self.security.credentials, self.security.api_key
+        with Client(address, timeout=timeout, credentials=credentials, api_key=api_key) as client:
             self.info = client.model(name)
         self.steps = Steps(*(step_name(name, role, self.info.build) for role in ROLES))
 
@@ -45,12 +48,14 @@ class Served:
         encoder = RequestEncoder(self.name, parameters)
         counts: list[int] = []
         grpc = wire.grpc()
-        with wire.open_channel(grpc, self.address, None) as channel:
+        with wire.open_channel(grpc, self.address, self.security.credentials) as channel:
             for batch in cut(items, max(1, min(_COUNTED_AT_ONCE, self.info.max_batch_size))):
                 request = encoder.encode(batch)
                 request.outputs.add(name=contract.TOKEN_COUNT.name)  # Triton leaves out the steps behind the tokenizer
                 try:
-                    response = wire.stub(channel).ModelInfer(request, timeout=self.timeout)
+                    response = wire.stub(channel).ModelInfer(
+                        request, timeout=self.timeout, metadata=wire.metadata(self.security.api_key)
+                    )
                 except grpc.RpcError as error:
                     context = Context(self.address, self.name, self.timeout, batch.items)
                     raise translate(*wire.status(error), context) from error
@@ -120,8 +125,11 @@ class Sender:
             if self._connection is not None and self._connection.is_open:
                 return self._connection
             served, loop = self._served, asyncio.get_running_loop()
+            headers = wire.metadata(served.security.api_key)
             opening = loop.create_connection(
-                lambda: Connection(served.address, METHOD, served.timeout), *served.host_and_port
+                lambda: Connection(served.address, METHOD, served.timeout, headers),
+                *served.host_and_port,
+                ssl=served.security.context(),
             )
             try:
                 _, connection = await asyncio.wait_for(opening, served.timeout)

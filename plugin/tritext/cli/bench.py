@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 import typer
 from rich.console import Console
 
+from tritext.cli.connection import ApiKeyFile, TlsCa, TlsCert, TlsKey
 from tritext.cli.progress import TerminalProgress
 from tritext.cli.source import Document
 from tritext.cli.stream import Target, ending_quietly
 from tritext.cli.texts import Columns, InputFormat, Row
+from tritext.client.security import Security
 from tritext.errors import ClientError, InvalidInput
 
 if TYPE_CHECKING:
@@ -40,6 +42,10 @@ def bench(
     repository: Annotated[
         Path | None, typer.Option(metavar="REPO", help="Start a server for this repository, and stop it afterwards.")
     ] = None,
+    api_key_file: ApiKeyFile = None,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     metrics_url: Annotated[
         str | None, typer.Option(metavar="URL", help="Triton's metrics; port 8002 of the same host if not given.")
     ] = None,
@@ -103,6 +109,7 @@ def bench(
         timeout=timeout,
         conditions=Conditions(duration, warmup, requests, seed, cap, drain=timeout + 1),  # so that deadlines decide,
     )
+    security = Security.load(tls_ca, tls_cert, tls_key, api_key_file)
     if url is not None and repository is not None:
         raise typer.BadParameter("Give --url or --repository, not both.", param_hint="--repository")
     if plot is not None:
@@ -111,7 +118,7 @@ def bench(
     with ending_quietly():
         server = _server(console, name, url, repository, metrics_url)
         with server as (address, metrics), TerminalProgress(console) as progress:
-            results = run(plan, address, metrics, progress)
+            results = run(plan, address, metrics, progress, security)
         document = results.document(shlex.join(["tritext", *sys.argv[1:]]))
         _write(results, document, out, as_json=as_json)
         if plot is not None:

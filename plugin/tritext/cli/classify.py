@@ -7,6 +7,7 @@ from typing import Annotated, Final
 import typer
 from rich.console import Console
 
+from tritext.cli.connection import ApiKeyFile, TlsCa, TlsCert, TlsKey
 from tritext.cli.meter import Meter
 from tritext.cli.output import CsvWriter, JsonlWriter, OutputFormat, Writer
 from tritext.cli.source import Arguments, Document, Source
@@ -14,6 +15,7 @@ from tritext.cli.stream import Stream, Target, ending_quietly
 from tritext.cli.tables import TableWriter
 from tritext.cli.texts import Columns, InputFormat
 from tritext.client import Client, ModelInfo
+from tritext.client.security import Security
 
 STDIN: Final = "-"
 
@@ -36,6 +38,10 @@ def classify(
         str | None, typer.Option(help="That of the second text; text_pair where there is one.")
     ] = None,
     url: Annotated[str, typer.Option(metavar="HOST:PORT", help="The server's gRPC address.")] = "localhost:8001",
+    api_key_file: ApiKeyFile = None,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     top_k: Annotated[str | None, typer.Option(help="Labels for each text, best first: a number, or all.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Leave out what scores less.")] = None,
     function_to_apply: Annotated[str | None, typer.Option(help="softmax, sigmoid or none.")] = None,
@@ -69,7 +75,9 @@ def classify(
     }
     sent = {option: value for option, value in options.items() if value is not None}
     written = OutputFormat.jsonl if as_json else output_format
-    with ending_quietly(), Client(url, timeout=timeout) as client:
+    security = Security.load(tls_ca, tls_cert, tls_key, api_key_file)
+    client = Client(url, timeout=timeout, credentials=security.credentials, api_key=security.api_key)
+    with ending_quietly(), client:
         info = client.model(name)
         with Target(out) as target, Meter(_bar_console(source, target), source.size) as meter:
             stream = Stream(client, name, {**sent, "batch_size": batch_size}, source)

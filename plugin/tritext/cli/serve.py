@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
+from tritext.access import KEY_FILE
+from tritext.cli.connection import TLS_CERT, TLS_CLIENT_CA, TLS_KEY
+from tritext.cli.logs import Logs, Style
 from tritext.cli.progress import TerminalProgress
 from tritext.errors import ServeError
 
@@ -43,8 +46,39 @@ def serve(
     http_port: Annotated[int, typer.Option(help="HTTP; 0 picks a free port.")] = 8000,
     metrics_port: Annotated[int, typer.Option(help="Prometheus metrics; 0 picks a free port.")] = 8002,
     health_port: Annotated[int, typer.Option(help="/ready, /live and /metrics; 0 picks a free port.")] = 8003,
+    http_host: Annotated[
+        str | None, typer.Option(help="The address of HTTP, if another one; with TLS it is 127.0.0.1 if not given.")
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", envvar=KEY_FILE, help="Answer only who sends one of the keys in this file, one a line."
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(metavar="FILE", envvar=TLS_CERT, help="Encrypt gRPC with this certificate (PEM).")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", envvar=TLS_KEY, help="The key of --tls-cert (PEM).")
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", envvar=TLS_CLIENT_CA, help="Answer over gRPC only who has a certificate of this authority."
+        ),
+    ] = None,
     model: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Serve this model only; repeatable.")] = None,
     log_level: Annotated[Level, typer.Option(help="How much of Triton's log is shown.")] = Level.warning,
+    trace: Annotated[
+        str | None, typer.Option(metavar="URL", help="Send OpenTelemetry traces there: http://HOST:4318/v1/traces.")
+    ] = None,
+    trace_rate: Annotated[int, typer.Option(metavar="N", min=1, help="Trace one of so many requests.")] = 1000,
+    log_format: Annotated[Style, typer.Option(help="How the log is written: a JSON object a line, or text.")] = (
+        Style.text
+    ),
+    access_log: Annotated[
+        bool, typer.Option("--access-log", help="Log a line for each request: model, texts, tokens, seconds.")
+    ] = False,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of each encoder; as many as there are cores if not given.")
     ] = None,
@@ -59,10 +93,13 @@ def serve(
     as_json: Annotated[bool, typer.Option("--json", help="Print the endpoints as one line of JSON.")] = False,
 ) -> None:
     """Serve the models of REPO until stopped (Ctrl-C), and let the requests in flight finish then."""
-    from tritext.serve import Server  # half a second that no other command should pay
+    from tritext.serve import Server, find  # half a second that no other command should pay
     from tritext.serve.prepare import prepare
+    from tritext.serve.protection import Protection
+    from tritext.serve.trace import Trace
 
-    console = Console(stderr=True)
+    logs = Logs.of(log_format)
+    console = logs.console
     server = Server(
         repository,
         models=model,
@@ -72,7 +109,17 @@ def serve(
         metrics_port=metrics_port,
         log_level=log_level.value,
         threads=threads,
-        log=lambda line: console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True),
+        arguments=Trace.load(trace, trace_rate, find()).flags() if trace else (),
+        protection=Protection.load(
+            api_key_file=api_key_file,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            tls_client_ca=tls_client_ca,
+            http_host=http_host,
+        ),
+        log=logs.sink,
+        log_format=logs.format,
+        access_log=access_log,
     )
     with _until_signalled():
         with TerminalProgress(console) as progress:
@@ -143,8 +190,8 @@ def _until_signalled() -> Iterator[None]:
 def _tell(console: Console, server: "Server", seconds: float) -> None:
     """For whoever watches."""
     console.print(f"[green]Ready[/green] in {seconds:.1f} s. Ctrl-C stops.", highlight=False)
-    if not server.is_local:
-        console.print("[yellow]Whoever reaches this machine can ask these models.[/yellow] There is no log-in.")
+    for warning in server.warnings():
+        console.print(f"[yellow]{warning}[/yellow]", highlight=False, soft_wrap=True)
     for checked in server.checked:
         console.print(
             f"{checked.model}: {checked.texts} of {checked.of} reference texts asked, logits within "

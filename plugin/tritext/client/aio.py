@@ -20,8 +20,15 @@ class AsyncClient(ClientBase):
     leaving its ``async with`` block.
     """
 
-    def __init__(self, address: str = "localhost:8001", *, timeout: float = TIMEOUT, credentials: Any = None) -> None:
-        super().__init__(address, timeout)
+    def __init__(
+        self,
+        address: str = "localhost:8001",
+        *,
+        timeout: float = TIMEOUT,
+        credentials: Any = None,
+        api_key: str | None = None,
+    ) -> None:
+        super().__init__(address, timeout, api_key)
         self._credentials = credentials
         self._aio: Any = importlib.import_module("grpc.aio")
         self._cancelled: Any = importlib.import_module("asyncio").CancelledError  # not above: it costs 50 ms
@@ -94,14 +101,16 @@ class AsyncClient(ClientBase):
                 pending.cancel()
 
     def _send(self, call: Call, batch: Batch) -> Any:
-        return self._connected().ModelInfer(call.request(batch), timeout=call.plan.limit.left())
+        return self._connected().ModelInfer(
+            call.request(batch), timeout=call.plan.limit.left(), metadata=self._metadata
+        )
 
     async def _receive(self, call: Call, batch: Batch, pending: Any) -> list[Any]:
         return call.results(await self._answer(call.plan, pending, batch.items), batch)
 
     async def _ask_info(self, plan: Plan) -> ModelInfo:
         request = wire.messages().ModelConfigRequest(name=plan.model)
-        pending = self._connected().ModelConfig(request, timeout=plan.limit.left())
+        pending = self._connected().ModelConfig(request, timeout=plan.limit.left(), metadata=self._metadata)
         return self._remember(plan, await self._answer(plan, pending))
 
     async def _answer(self, plan: Plan, pending: Any, items: range | None = None) -> Any:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from secrets import token_hex
 from typing import Any, Final
 
 from tritext.client.batching import Batch, Batcher
@@ -10,7 +11,7 @@ from tritext.client.codec import Malformed, RequestEncoder, decode, model_info
 from tritext.client.errors import Context, not_understood, translate
 from tritext.client.options import wire_parameters
 from tritext.client.results import Classification, ModelInfo, Result, TokenClassification
-from tritext.client.wire import status
+from tritext.client.wire import metadata, status
 from tritext.contract import TOKEN_CLASSIFICATION
 from tritext.errors import ClientError, InvalidInput, ModelNotFound, TritextError
 
@@ -73,7 +74,7 @@ class Call:
         self.plan: Final = plan
         self._task = info.task
         self.batcher: Final = Batcher(min(plan.batch_size, max(1, info.max_batch_size)))
-        self._encoder = RequestEncoder(plan.model, plan.parameters)
+        self._encoder = RequestEncoder(plan.model, plan.parameters, ids=token_hex(4))
 
     def request(self, batch: Batch) -> Any:
         """The ModelInferRequest for `batch`; InvalidInput where it holds pairs and the model takes none."""
@@ -95,11 +96,12 @@ class Call:
 class ClientBase:
     """What a client knows: the address, the models it has met, whether it is closed."""
 
-    def __init__(self, address: str, timeout: float) -> None:
+    def __init__(self, address: str, timeout: float, api_key: str | None = None) -> None:
         if not address.strip() or address.startswith(("http://", "https://", "grpc://")):
             raise InvalidInput(f"{address!r} is no address. Write host:port, the port being gRPC's: localhost:8001.")
         self.address: Final = address
         self._timeout = timeout
+        self._metadata: Final = metadata(api_key)
         self._infos: dict[str, ModelInfo] = {}
         self._is_closed = False
 

@@ -8,6 +8,7 @@ length in four bytes, little-endian).
 import json
 import struct
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Any, Final
 
 from tritext import contract
@@ -28,7 +29,10 @@ class Malformed(ValueError):
 class RequestEncoder:
     """Makes the requests of one call: the same model and parameters, batch after batch."""
 
-    def __init__(self, model: str, parameters: Mapping[str, Scalar]) -> None:
+    def __init__(self, model: str, parameters: Mapping[str, Scalar], ids: str = "") -> None:
+        """With `ids`, each request gets an id that begins so, by which the server's log names it."""
+        self._ids = ids
+        self._count = count()
         self._make = messages().ModelInferRequest
         self._template = self._make(model_name=model)
         for name, value in parameters.items():
@@ -38,6 +42,8 @@ class RequestEncoder:
         """A ModelInferRequest with TEXT [N, 1] and, for pairs, TEXT_PAIR [N, 1]."""
         request = self._make()
         request.CopyFrom(self._template)
+        if self._ids:
+            request.id = f"{self._ids}-{next(self._count)}"
         _attach(request, contract.TEXT.name, batch.texts)
         if batch.pairs is not None:
             _attach(request, contract.TEXT_PAIR.name, batch.pairs)

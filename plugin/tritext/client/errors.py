@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from tritext import contract
+from tritext import access, contract
 from tritext.errors import (
+    AccessDenied,
     ClientError,
     DeadlineExceeded,
     InvalidInput,
@@ -30,7 +31,7 @@ BY_CODE: Final[Mapping[str, type[TritextError]]] = {
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "NOT_FOUND": ModelNotFound,
     "ALREADY_EXISTS": ServerFault,
-    "PERMISSION_DENIED": ServerFault,
+    "PERMISSION_DENIED": AccessDenied,  # this one and UNAUTHENTICATED come from what may stand in front of a server
     "RESOURCE_EXHAUSTED": Unavailable,
     "FAILED_PRECONDITION": ServerFault,
     "ABORTED": ServerFault,
@@ -39,7 +40,7 @@ BY_CODE: Final[Mapping[str, type[TritextError]]] = {
     "INTERNAL": ServerFault,
     "UNAVAILABLE": Unavailable,
     "DATA_LOSS": ServerFault,
-    "UNAUTHENTICATED": ServerFault,
+    "UNAUTHENTICATED": AccessDenied,
 }
 
 # Sentences that say more than their code, whatever code they come with. The first that is found decides.
@@ -48,10 +49,15 @@ BY_SENTENCE: Final[tuple[tuple[re.Pattern[str], type[TritextError]], ...]] = (
     # A step that is being reloaded, not the model that was asked for.
     (re.compile(r"^in ensemble .*(unknown model|not at ready state|no available versions)"), Unavailable),
     (re.compile(r"unknown model|not at ready state|no available versions"), ModelNotFound),
+    (re.compile(access.REFUSAL), AccessDenied),
     (re.compile(r"message larger than max"), InvalidInput),
 )
 
 _PREFIX: Final = re.compile(r"^(in ensemble '[^']*', |\[request id: [^\]]*\] )+")
+# What gRPC says where the two ends do not agree on certificates, or only one of them wants any.
+_TLS: Final = re.compile(
+    r"CERTIFICATE_VERIFY_FAILED|WRONG_VERSION_NUMBER|Hostname Verification Check failed|(?i:ssl handshake failed)"
+)
 _ROW: Final = re.compile(rf"\b({contract.TEXT.name}|{contract.TEXT_PAIR.name})\[(\d+)\]")
 
 
@@ -108,6 +114,11 @@ def _message(kind: type[TritextError], code: str, sentence: str, context: Contex
         return f"Model {model} at {address} did not answer{limit}{which}. Allow more time, or send less at once."
     if kind is ModelNotFound:
         return f"The server at {address} has no model {model} that is ready: {_stop(sentence)}"
+    if kind is AccessDenied:
+        return (
+            f"The server at {address} does not let this client ask model {model}: {_stop(sentence)} Give it the key: "
+            f"`api_key=` in Python, --api-key-file or {access.KEY} on the command line."
+        )
     if kind is Unavailable:
         return _unavailable(sentence, context)
     first_line = _stop(sentence.partition("\n")[0])
@@ -115,19 +126,27 @@ def _message(kind: type[TritextError], code: str, sentence: str, context: Contex
 
 
 def _unavailable(sentence: str, context: Context) -> str:
+    address, model = context.address, context.model
     if "Socket closed" in sentence and "failed to connect" in sentence:
         return (
-            f"What listens at {context.address} does not speak gRPC. Name Triton's gRPC port (8001 unless set "
-            f"otherwise), not its HTTP port; model {context.model} was asked for."
+            f"What listens at {address} does not speak gRPC. Name Triton's gRPC port (8001 unless "
+            "set otherwise), not its HTTP port, and give `credentials=` or --tls-ca if it has TLS. "
+            f"Model {model} was asked for."
+        )
+    if "failed to connect" in sentence and (reason := _TLS.search(sentence)):
+        return (
+            f"The server at {address} and this client do not trust each other ({reason[0]}). With TLS, name the server "
+            "as its certificate does, and give the certificate of its authority, and one of your own where it asks for "
+            f"that (`credentials=`, or --tls-ca, --tls-cert and --tls-key). Model {model} was asked for."
         )
     if "failed to connect" in sentence or "errors resolving" in sentence:
-        reason = sentence.rpartition(": ")[2].rstrip("]")
+        last = sentence.rpartition(": ")[2].rstrip("]")
         return (
-            f"Nobody answers at {context.address} ({reason}). Start a server (`tritext serve`), or name the host and "
-            f"gRPC port of one; model {context.model} was asked for."
+            f"Nobody answers at {address} ({last}). Start a server (`tritext serve`), or name the host and gRPC port "
+            f"of one; model {model} was asked for."
         )
-    server, which = f"The server at {context.address}", _which(context.items)
-    return f"{server} cannot serve model {context.model} now{which}: {_stop(sentence)} Try again."
+    server, which = f"The server at {address}", _which(context.items)
+    return f"{server} cannot serve model {model} now{which}: {_stop(sentence)} Try again."
 
 
 def _which(items: range | None) -> str:

@@ -8,6 +8,8 @@ import importlib
 import os
 from typing import Any, Final
 
+from tritext import access
+
 _MINUTE_MS: Final = 60_000
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -50,6 +52,11 @@ def open_channel(library: Any, address: str, credentials: Any) -> Any:
     if credentials is None:
         return library.insecure_channel(address, options=options)
     return library.secure_channel(address, credentials, options=options)
+
+
+def metadata(api_key: str | None) -> tuple[tuple[str, str], ...]:
+    """What goes along with every call. InvalidInput where `api_key` cannot be one."""
+    return tuple(access.headers(api_key).items())
 
 
 def status(error: Any) -> tuple[str, str]:

@@ -17,52 +17,53 @@ METRICS: Final = "--metrics-port"
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """A numeric address and three ports. URLs are for a caller on this machine."""
+    """A numeric address and three ports; HTTP may have an address of its own. URLs are for a caller on this machine."""
 
     address: str
     grpc: int
     http: int
     metrics: int
+    http_address: str | None = None
 
     @property
-    def _host(self) -> str:
-        """Where a caller reaches `address`; in brackets where it is IPv6."""
-        ip = ipaddress.ip_address(self.address)
-        if ip.is_unspecified:
-            return "127.0.0.1" if ip.version == 4 else "[::1]"
-        return self.address if ip.version == 4 else f"[{self.address}]"
+    def _http_address(self) -> str:
+        return self.http_address or self.address
 
     def url(self, port: int) -> str:
         """http://HOST:PORT of another port of ours."""
-        return f"http://{self._host}:{port}"
+        return f"http://{_reached(self.address)}:{port}"
 
     @property
     def is_local(self) -> bool:
         """Whether only this machine can connect."""
-        return ipaddress.ip_address(self.address).is_loopback
+        return _is_loopback(self.address) and self.http_is_local
+
+    @property
+    def http_is_local(self) -> bool:
+        """Whether only this machine can connect to HTTP."""
+        return _is_loopback(self._http_address)
 
     @property
     def grpc_url(self) -> str:
         """HOST:PORT."""
-        return f"{self._host}:{self.grpc}"
+        return f"{_reached(self.address)}:{self.grpc}"
 
     @property
     def http_url(self) -> str:
         """http://HOST:PORT."""
-        return f"http://{self._host}:{self.http}"
+        return f"http://{_reached(self._http_address)}:{self.http}"
 
     @property
     def metrics_url(self) -> str:
         """Where Prometheus reads."""
-        return f"http://{self._host}:{self.metrics}/metrics"
+        return f"http://{_reached(self.address)}:{self.metrics}/metrics"
 
     def flags(self) -> list[str]:
         """What tritonserver is told; its HTTP server writes IPv6 in a way of its own."""
-        grpc, http = (f"[{self.address}]", f"ipv6:{self.address}") if ":" in self.address else (self.address,) * 2
         return [
-            f"--grpc-address={grpc}",
-            f"--http-address={http}",
-            f"--metrics-address={http}",
+            f"--grpc-address={f'[{self.address}]' if ':' in self.address else self.address}",
+            f"--http-address={_evhtp(self._http_address)}",
+            f"--metrics-address={_evhtp(self.address)}",
             f"{GRPC}={self.grpc}",
             f"{HTTP}={self.http}",
             f"{METRICS}={self.metrics}",
@@ -70,22 +71,39 @@ class Endpoints:
 
     def open(self) -> bool:
         """Whether all three accept connections."""
-        return all(_listening(self._host.strip("[]"), port) for port in (self.grpc, self.http, self.metrics))
+        places = ((self.address, self.grpc), (self._http_address, self.http), (self.address, self.metrics))
+        return all(_listening(_reached(address).strip("[]"), port) for address, port in places)
+
+
+def _reached(address: str) -> str:
+    """Where a caller on this machine reaches `address`; in brackets where it is IPv6."""
+    ip = ipaddress.ip_address(address)
+    if ip.is_unspecified:
+        return "127.0.0.1" if ip.version == 4 else "[::1]"
+    return address if ip.version == 4 else f"[{address}]"
+
+
+def _evhtp(address: str) -> str:
+    return f"ipv6:{address}" if ":" in address else address
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address).is_loopback
 
 
 def claim(host: str, grpc: int, http: int, metrics: int) -> Endpoints:
     """Endpoints on `host`, with a free port for each 0; ServeError where one cannot be had."""
-    address = _resolve(host)
+    address = resolve(host)
     ports = _free(address, {GRPC: grpc, HTTP: http, METRICS: metrics})
     return Endpoints(address, ports[GRPC], ports[HTTP], ports[METRICS])
 
 
-def _resolve(host: str) -> str:
-    """The numeric address of `host`, IPv4 where it has one."""
+def resolve(host: str, option: str = "--host") -> str:
+    """The numeric address of `host`, IPv4 where it has one; ServeError, which names the `option`, where it has none."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise ServeError(f"--host {host} is not an address of this machine ({error}).") from error
+        raise ServeError(f"{option} {host} is not an address of this machine ({error}).") from error
     return str(min(found, key=lambda entry: entry[0] != socket.AF_INET)[4][0])
 
 

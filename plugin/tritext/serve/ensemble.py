@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from tritext import access
 from tritext.engines.plan import RECIPE, Recipe
 from tritext.errors import ServeError
 from tritext.naming import ENGINE_ROLE, step_name
-from tritext.repository import BuiltModel, models
+from tritext.repository import BuiltModel, models, read_config
 from tritext.serve.remote import Arrays, text
 
 SAMPLE: Final = "Does this server answer?"
@@ -54,6 +55,12 @@ def loads(model: BuiltModel) -> list[str]:
     return [*engine, model.name]
 
 
+def native_steps(models: Sequence[BuiltModel]) -> list[str]:
+    """The Triton names of the steps that Triton runs without Python: they see no parameters, and so no API key."""
+    folders = [model.repository / step_name(model.name, role, model.build) for model in models for role in model.roles]
+    return sorted(folder.name for folder in folders if read_config(folder).backend != "python")
+
+
 def plan_folder(model: BuiltModel) -> Path | None:
     """The version folder of the step of `model` that a plan runs; None where it has no plan."""
     folders = (model.step(role) for role in (ENGINE_ROLE, "encoder"))
@@ -68,6 +75,9 @@ def backend_flags(models: Sequence[BuiltModel]) -> tuple[str, ...]:
     return ()
 
 
-def curl(model: BuiltModel, http_url: str) -> str:
-    """A shell line that asks `model`."""
-    return f"curl -s {http_url}/v2/models/{model.name}/generate -d {shlex.quote(json.dumps(sample(model)))}"
+def curl(model: BuiltModel, http_url: str, *, with_key: bool = False) -> str:
+    """A shell line that asks `model`, with the API key that is in the shell's environment."""
+    body = shlex.quote(json.dumps(sample(model)))
+    if with_key:
+        body = f"""{body[:-2]}, "{access.HEADER}": "Bearer '"${access.KEY}"'"}}'"""
+    return f"curl -s {http_url}/v2/models/{model.name}/generate -d {body}"

@@ -1,13 +1,15 @@
 """Triton's log: what is shown, what is kept, and the lines that say why something failed."""
 
 import contextlib
-import json
 import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Literal
+
+from tritext.serve.access_log import AccessLog
+from tritext.serve.log_format import LogFormat, TextFormat, unquote
 
 LogLevel = Literal["error", "warning", "info", "debug"]
 LEVELS: Final[tuple[LogLevel, ...]] = ("error", "warning", "info", "debug")
@@ -40,9 +42,14 @@ _FATAL: Final = 4
 
 
 class Log:
-    """Takes Triton's output line by line. Lines at `level` or above go to `sink`, the last ones are kept."""
+    """Takes Triton's output line by line. Lines at `level` or above go to `sink`, the last ones are kept.
 
-    def __init__(self, level: LogLevel, sink: Callable[[str], None]) -> None:
+    Lines of the access log, where the steps write any, go there whatever the level.
+    """
+
+    def __init__(self, level: LogLevel, sink: Callable[[str], None], style: LogFormat | None = None) -> None:
+        self._style = style or TextFormat()
+        self._access = AccessLog()
         self._shown = LEVELS[: LEVELS.index(level) + 1]
         self._sink = sink
         self._lines: deque[str] = deque(maxlen=200)
@@ -54,12 +61,20 @@ class Log:
 
     def feed(self, line: str) -> None:
         """Take one line."""
+        if (ended := self._access.take(line)) is not None:
+            for record in ended:
+                self._show(self._style.access(record))
+            return
         level = self._level(line)
         with self._lock:
             if not (_TABLE.match(line) or _HEADING.match(line) or self._is_usual(line)):
                 self._lines.append(line)
             self._note(line)
         if level in self._shown and not self._hushed:
+            self._show(self._style.line(line, level))
+
+    def _show(self, line: str | None) -> None:
+        if line is not None:
             with contextlib.suppress(OSError, ValueError):  # a closed terminal must not stop the server's log
                 self._sink(line)
 
@@ -89,7 +104,7 @@ class Log:
 
     def _note(self, line: str) -> None:
         match = _LINE.match(line)
-        message = _unquote(match["message"]) if match else line
+        message = unquote(match["message"]) if match else line
         if loading := re.match(r"loading: (.+):\d+$", message):
             self._pending.add(loading[1])
         elif loaded := re.match(r"successfully loaded '(.+)'", message):
@@ -123,13 +138,6 @@ class Log:
         """Models that are still loading."""
         with self._lock:
             return sorted(self._pending)
-
-
-def _unquote(message: str) -> str:
-    try:
-        return str(json.loads(message)) if message.startswith('"') else message
-    except ValueError:
-        return message
 
 
 def _shorten(reason: str) -> str:

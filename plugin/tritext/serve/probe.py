@@ -24,7 +24,7 @@ _IDLE: Final = 0.05  # of one core: who takes less while a request waits does no
 _ENDLESS: Final = 60.0  # seconds that a step may compute without finishing a batch
 
 # An answer, and the refusal of one that means that the server is busy: it is alive.
-_BUSY: Final = re.compile(r"StatusCode\.UNAVAILABLE.*(Try again in|Exceeds maximum queue size|timeout expired)")
+_BUSY: Final = re.compile(r"(StatusCode\.UNAVAILABLE|HTTP 503).*Try again in")
 _UNHEALTHY: Final = re.compile(r"Stub process '(?P<step>.+?)_\d+_\d+' is not healthy")
 
 

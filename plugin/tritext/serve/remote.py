@@ -1,6 +1,7 @@
 """The running server over gRPC, with the key to what is closed to others."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.utils import np_to_triton_dtype
 
+from tritext import access
 from tritext.errors import ServeError
+from tritext.serve.tls import Trust
 
 Arrays = Mapping[str, NDArray[Any]]
 Infer = Callable[[str, Arrays], Arrays]
@@ -26,41 +29,98 @@ class Silence(ServeError):
     """No answer came in time."""
 
 
-class Remote:
+class RemoteBase(ABC):
     """A connection, for any number of threads. Every call takes at most `timeout` seconds, or as many as it is given.
 
     ServeError where a call fails; Silence, which is one, where nothing came back in time.
     """
 
-    def __init__(self, url: str, key: str, timeout: float = 30.0) -> None:
-        # A proxy from the environment is never on the way to one's own child.
-        self._client: Any = triton.InferenceServerClient(url, channel_args=[("grpc.enable_http_proxy", 0)])
-        self._headers = {_GRPC_KEY_HEADER: key}
+    def __init__(self, timeout: float) -> None:
         self.timeout = timeout
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection."""
+
+    @abstractmethod
+    def start_unload(self, model: str) -> None:
+        """Have `model` take no more requests; those that it has go on."""
+
+    @abstractmethod
+    def calls(self, model: str) -> int:
+        """How many batches `model` has computed since it was loaded."""
+
+    @abstractmethod
+    def alive(self, *, timeout: float) -> bool:
+        """Whether Triton itself says within `timeout` seconds that it lives."""
+
+    @abstractmethod
+    def _infer(self, model: str, arrays: Arrays, timeout: float) -> Arrays: ...
+
+    @abstractmethod
+    def _load(self, model: str, config: str | None, timeout: float) -> None: ...
+
+    @abstractmethod
+    def _index(self) -> Mapping[str, str]:
+        """Every model in the repository, and its state."""
+
+    def infer(self, model: str, arrays: Arrays, *, timeout: float | None = None) -> Arrays:
+        """Ask `model` with one request; ServeError, which names it, where it answers with an error."""
+        try:
+            return self._infer(model, arrays, timeout or self.timeout)
+        except Silence as error:
+            raise Silence(f"{model} does not answer: {error}") from error
+        except ServeError as error:
+            raise ServeError(f"{model} answers with an error: {error}") from error
+
+    def load(self, model: str, config: ModelConfig | None = None, *, timeout: float | None = None) -> None:
+        """Load `model`, or load it anew, as its folder says or with `config` in the place of what its folder says."""
+        text = None if config is None else MessageToJson(config, preserving_proto_field_name=True)
+        self._load(model, text, timeout or self.timeout)
+
+    def unload(self, models: set[str], deadline: float) -> bool:
+        """Take no more requests for `models`; whether they have answered the last ones by `deadline` (monotonic)."""
+        for model in models:
+            self.start_unload(model)
+        while self.loaded() & models:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def loaded(self) -> set[str]:
+        """The models that still hold something: ready, loading, or answering their last requests."""
+        return {name for name, state in self._index().items() if state not in {"", "UNAVAILABLE"}}
+
+
+class Remote(RemoteBase):
+    """A connection over gRPC to `url` (HOST:PORT), with the `key` to what is closed and the `api_key` to the rest.
+
+    Encrypted where `trust` says by which certificate the server is known.
+    """
+
+    def __init__(
+        self, url: str, key: str, timeout: float = 30.0, *, api_key: str | None = None, trust: Trust | None = None
+    ) -> None:
+        super().__init__(timeout)
+        # A proxy from the environment is never on the way to one's own child.
+        options = [("grpc.enable_http_proxy", 0), *(trust.channel_options if trust else ())]
+        credentials = trust.credentials() if trust else None
+        self._client: Any = triton.InferenceServerClient(url, creds=credentials, channel_args=options)
+        self._headers = {_GRPC_KEY_HEADER: key, **access.headers(api_key)}
 
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
 
-    def infer(self, model: str, arrays: Arrays, *, timeout: float | None = None) -> Arrays:
-        """Ask `model` with one request; ServeError, which names it, where it answers with an error."""
-        inputs = []
-        for name, array in arrays.items():
-            tensor = triton.InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
-            tensor.set_data_from_numpy(array)
-            inputs.append(tensor)
-        try:
-            result = self._call(self._client.infer, model, inputs, timeout=timeout)
-        except Silence as error:
-            raise Silence(f"{model} does not answer: {error}") from error
-        except ServeError as error:
-            raise ServeError(f"{model} answers with an error: {error}") from error
-        return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
+    def start_unload(self, model: str) -> None:
+        """Have `model` take no more requests; those that it has go on."""
+        self._call(self._client.unload_model, model)
 
-    def load(self, model: str, config: ModelConfig | None = None, *, timeout: float | None = None) -> None:
-        """Load `model`, or load it anew, as its folder says or with `config` in the place of what its folder says."""
-        text = None if config is None else MessageToJson(config, preserving_proto_field_name=True)
-        self._call(self._client.load_model, model, headers=self._headers, config=text, timeout=timeout)
+    def calls(self, model: str) -> int:
+        """How many batches `model` has computed since it was loaded."""
+        found = self._call(self._client.get_inference_statistics, model)
+        return sum(int(each.execution_count) for each in found.model_stats)
 
     def alive(self, *, timeout: float) -> bool:
         """Whether Triton itself says within `timeout` seconds that it lives."""
@@ -69,33 +129,24 @@ class Remote:
         except ServeError:
             return False
 
-    def calls(self, model: str) -> int:
-        """How many batches `model` has computed since it was loaded."""
-        found = self._call(self._client.get_inference_statistics, model, headers=self._headers)
-        return sum(int(each.execution_count) for each in found.model_stats)
+    def _infer(self, model: str, arrays: Arrays, timeout: float) -> Arrays:
+        inputs = []
+        for name, array in arrays.items():
+            tensor = triton.InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
+            tensor.set_data_from_numpy(array)
+            inputs.append(tensor)
+        result = self._call(self._client.infer, model, inputs, timeout=timeout)
+        return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
 
-    def start_unload(self, model: str) -> None:
-        """Have `model` take no more requests; those that it has go on."""
-        self._call(self._client.unload_model, model, headers=self._headers)
+    def _load(self, model: str, config: str | None, timeout: float) -> None:
+        self._call(self._client.load_model, model, config=config, timeout=timeout)
 
-    def unload(self, models: set[str], deadline: float) -> bool:
-        """Take no more requests for `models`; whether they have answered the last ones by `deadline` (monotonic)."""
-        for model in models:
-            self.start_unload(model)
-        while self._loaded() & models:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.01)
-        return True
-
-    def _loaded(self) -> set[str]:
-        """The models that still hold something: ready, loading, or answering their last requests."""
-        index = self._call(self._client.get_model_repository_index, headers=self._headers)
-        return {model.name for model in index.models if model.state not in {"", "UNAVAILABLE"}}
+    def _index(self) -> Mapping[str, str]:
+        return {model.name: model.state for model in self._call(self._client.get_model_repository_index).models}
 
     def _call(self, function: Callable[..., Any], *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
         try:
-            return function(*args, client_timeout=timeout or self.timeout, **kwargs)
+            return function(*args, client_timeout=timeout or self.timeout, headers=self._headers, **kwargs)
         except (triton.InferenceServerException, grpc.RpcError) as error:
             status = error.status() if isinstance(error, triton.InferenceServerException) else None
             raise (Silence if status == "StatusCode.DEADLINE_EXCEEDED" else ServeError)(str(error)) from error

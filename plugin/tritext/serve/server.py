@@ -20,8 +20,11 @@ from tritext.serve.check import BUDGET, Checked, check_engine
 from tritext.serve.endpoints import Endpoints, claim
 from tritext.serve.installation import find
 from tritext.serve.log import Log, LogLevel
+from tritext.serve.log_format import LogFormat
 from tritext.serve.process import Process
-from tritext.serve.remote import Arrays, Remote
+from tritext.serve.protection import Protection
+from tritext.serve.remote import Arrays, RemoteBase
+from tritext.stages.told import ACCESS_LOG
 
 # How long Triton may take to exit once its models are gone. It would wait for idle keep-alive connections too.
 LINGER: Final = 3.0
@@ -34,9 +37,11 @@ class Server:
     """Triton with the committed models of `repository`, or those of `models` alone.
 
     A context manager: entering starts it, leaving stops it. Port 0 picks a free one. Lines of Triton's log at
-    `log_level` or above go to `log`, one call a line, from a thread of its own (default: to standard error).
-    Each encoder runs `threads` threads, all cores where None. `arguments` are passed on to tritonserver. A key made
-    for each start, and kept here, is needed for everything but inference, health, metadata and configurations.
+    `log_level` or above go to `log`, one call a line, from a thread of its own (default: to standard error), written as
+    `log_format` does; with `access_log` one for each request goes there too.
+    Each encoder runs `threads` threads, all cores where None. `protection` says who may ask, and how. `arguments` are
+    passed on to tritonserver. A key made for each start, and kept here, is needed for everything but inference, health,
+    metadata and configurations.
     """
 
     def __init__(
@@ -50,20 +55,24 @@ class Server:
         metrics_port: int = 8002,
         log_level: LogLevel = "warning",
         log: Callable[[str], None] | None = None,
+        log_format: LogFormat | None = None,
+        access_log: bool = False,
         threads: int | None = None,
+        protection: Protection | None = None,
         arguments: Sequence[str] = (),
     ) -> None:
         self.repository = repository.resolve()
         self.models = ensemble.choose(self.repository, models)
         self.checked: list[Checked] = []  # what wait_ready found of each model's engine
         self._wanted = (host, grpc_port, http_port, metrics_port)
-        self._log_to = (log_level, log or _to_stderr)
+        self._log_to = (log_level, log or _to_stderr, log_format)
         self._log = Log(*self._log_to)
-        self._threads = {} if threads is None else {THREADS: str(threads)}
+        self._told = {ACCESS_LOG: "1" if access_log else "0"} | ({} if threads is None else {THREADS: str(threads)})
         self._arguments = (*(["--log-verbose=1"] if log_level == "debug" else []), *arguments)
+        self.protection = protection or Protection()
         self._endpoints: Endpoints | None = None
         self._process: Process | None = None
-        self._remote: Remote | None = None
+        self._remote: RemoteBase | None = None
         self._serving = False
         self._status: int | None = None
 
@@ -102,7 +111,7 @@ class Server:
         return _started(self._endpoints)
 
     @property
-    def remote(self) -> Remote:
+    def remote(self) -> RemoteBase:
         """The connection that may do everything."""
         return _started(self._remote)
 
@@ -118,6 +127,16 @@ class Server:
         return process.how_it_ended() if process.ended else None
 
     @property
+    def http_is_local(self) -> bool:
+        """Whether only this machine can connect to HTTP."""
+        return _started(self._endpoints).http_is_local
+
+    def warnings(self) -> list[str]:
+        """What whoever starts this server should know of who can ask it, in sentences."""
+        native = ensemble.native_steps(self.models)
+        return self.protection.warnings(is_local=self.is_local, http_is_local=self.http_is_local, native=native)
+
+    @property
     def process(self) -> subprocess.Popen[bytes]:
         """The tritonserver process."""
         return _started(_started(self._process).popen)
@@ -128,23 +147,23 @@ class Server:
 
     def curl(self, model: BuiltModel) -> str:
         """A shell line that asks `model`."""
-        return ensemble.curl(model, self.http_url)
+        return ensemble.curl(model, self.http_url, with_key=self.protection.has_key)
 
     def start(self) -> None:
         """Start Triton and return at once; ServeError where it is not found or a port cannot be had."""
         if self._process is not None:
             raise ServeError("This server was started before. Make another Server.")
         installation = find()
-        self._endpoints = claim(*self._wanted)
+        self._endpoints = self.protection.placed(claim(*self._wanted))
         self._log = Log(*self._log_to)
         key = secrets.token_urlsafe(24)
         segments = f"tritext_{os.getpid()}_{secrets.token_hex(4)}_"
         names = [name for model in self.models for name in ensemble.loads(model)]
-        extra = (*ensemble.backend_flags(self.models), *self._arguments)
-        self._remote = Remote(self.grpc_url, key)
+        extra = (*ensemble.backend_flags(self.models), *self.protection.flags(), *self._arguments)
+        self._remote = self.protection.connect(self._endpoints, key)
         self._process = Process(
             command.line(installation, self._endpoints, names, key=key, segments=segments, extra=extra),
-            environment={**installation.environment, **self._threads},
+            environment={**installation.environment, **self._told, **self.protection.environment()},
             folder=self.repository,
             log=self._log,
             segments=segments,

@@ -6,6 +6,7 @@ Source of the interface: the README of Triton's Python backend.
 import json
 import logging
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,12 @@ import numpy as np
 import triton_python_backend_utils as pb_utils  # exists only inside Triton's stub process
 from numpy.typing import NDArray
 
+from tritext.access import Guard
 from tritext.engines.remote import connect
 from tritext.errors import EngineError, InvalidInput, TritextError
 from tritext.stages.base import (
     DESCRIPTIONS,
+    REQUEST_ID,
     Answer,
     Counting,
     Counts,
@@ -27,6 +30,7 @@ from tritext.stages.base import (
     fault,
     process_isolated,
 )
+from tritext.stages.told import AccessLines, headed
 
 _TOLD_EVERY: Final = 0.5  # seconds
 _LEVELS: Final = {logging.DEBUG: "log_verbose", logging.INFO: "log_info", logging.WARNING: "log_warn"}
@@ -39,8 +43,10 @@ class StageModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called once, when Triton loads the model."""
-        logging.getLogger("tritext").addHandler(_TritonLog())
+        logging.getLogger("tritext").addHandler(_TritonLog(args["model_name"]))
+        self._access_lines = AccessLines.wanted(args["model_name"])
         connect(_call)
+        self._guard = Guard.from_environment()
         folder = Path(args["model_repository"]) / args["model_version"]
         self._stage = self.stage.load(folder)
         config = json.loads(args["model_config"])
@@ -50,10 +56,15 @@ class StageModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Called with every batch; one response for each request, in order."""
+        began = time.monotonic()
         read = [self._read(request) for request in requests]
         readable = [request for request in read if isinstance(request, Request)]
-        answers = iter(process_isolated(self._stage, readable) if readable else [])
-        return [self._response(next(answers) if isinstance(request, Request) else request) for request in read]
+        processed = iter(process_isolated(self._stage, readable) if readable else [])
+        answers = [next(processed) if isinstance(request, Request) else request for request in read]
+        ids = [request.request_id() for request in requests]
+        if self._access_lines:
+            self._access_lines.write(ids, answers, began)
+        return [self._response(answer, request_id) for answer, request_id in zip(answers, ids, strict=True)]
 
     def finalize(self) -> None:
         """Called once, when Triton unloads the model."""
@@ -62,20 +73,24 @@ class StageModel:
 
     def _read(self, request: Any) -> Request | TritextError:
         try:
+            parameters = json.loads(request.parameters() or "{}")
+            self._guard.admit(parameters)
             tensors = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self._inputs}
             inputs = {name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None}
-            return Request(inputs, json.loads(request.parameters() or "{}"))
+            return Request(inputs, parameters, request.request_id())
+        except InvalidInput as error:
+            return error
         except Exception as error:  # noqa: BLE001 - what leaves `execute` would fail the whole batch
-            return fault(self._stage, error)
+            return fault(self._stage, error, request.request_id())
 
-    def _response(self, answer: Answer | TritextError) -> Any:
+    def _response(self, answer: Answer | TritextError, request_id: str) -> Any:
         if not isinstance(answer, TritextError):
             try:
                 return pb_utils.InferenceResponse(
                     [pb_utils.Tensor(name, np.ascontiguousarray(answer[name])) for name in self._outputs]
                 )
             except Exception as error:  # noqa: BLE001 - as above
-                answer = fault(self._stage, error)
+                answer = fault(self._stage, error, request_id)
         code = pb_utils.TritonError.INVALID_ARG if isinstance(answer, InvalidInput) else pb_utils.TritonError.INTERNAL
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), code))
 
@@ -138,8 +153,12 @@ def _family(name: str, description: str) -> Any:
 
 
 class _TritonLog(logging.Handler):
-    """Sends records to Triton's own log."""
+    """Sends records to Triton's own log, under the name of the `step`."""
+
+    def __init__(self, step: str) -> None:
+        super().__init__()
+        self._step = step
 
     def emit(self, record: logging.LogRecord) -> None:
         write = getattr(pb_utils.Logger, _LEVELS.get(record.levelno, "log_error"))
-        write(self.format(record))
+        write(headed(self._step, getattr(record, REQUEST_ID, ""), self.format(record)))

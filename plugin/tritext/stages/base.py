@@ -12,16 +12,20 @@ from tritext.errors import InvalidInput, StageFault, TritextError
 
 Answer = dict[str, NDArray[Any]]
 
+# The field of a log record that names the request.
+REQUEST_ID: Final = "request_id"
+
 _log: Final = logging.getLogger("tritext")
 _log.addHandler(logging.NullHandler())  # outside of Triton nobody may listen, and then nothing goes to stderr
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request to a stage. `inputs` leaves out what was not sent; `parameters` are as sent."""
+    """One request to a stage. `inputs` leaves out what was not sent; `parameters` and the caller's `id` are as sent."""
 
     inputs: Mapping[str, NDArray[Any]]
     parameters: Mapping[str, object] = field(default_factory=dict)
+    id: str = ""
 
 
 # What an encoder counts: each is a Prometheus counter, tritext_…_total, with the step's name as its label.
@@ -63,11 +67,12 @@ class Stage(Protocol):
         ...
 
 
-def fault(stage: Stage, error: BaseException) -> StageFault:
+def fault(stage: Stage, error: BaseException, request_id: str = "") -> StageFault:
     """What a caller may know of `error`, which `stage` raised on a request; the log gets all of it."""
     name = type(stage).__name__
-    _log.error("%s failed on a request", name, exc_info=error)
-    answer = StageFault(f"The server failed in {name}; its log has the details.")
+    _log.error("%s failed on a request", name, exc_info=error, extra={REQUEST_ID: request_id})
+    where = f", under request id {request_id}" if request_id else ""
+    answer = StageFault(f"The server failed in {name}; its log has the details{where}.")
     answer.__cause__ = error
     return answer
 
@@ -83,5 +88,5 @@ def process_isolated(stage: Stage, requests: Sequence[Request]) -> list[Answer |
         raise
     except BaseException as error:  # noqa: BLE001 - a panic in a Rust or C++ extension is no Exception
         if len(requests) == 1:
-            return [fault(stage, error)]
+            return [fault(stage, error, requests[0].id)]
     return [answer for request in requests for answer in process_isolated(stage, [request])]

@@ -1,0 +1,95 @@
+"""What a server writes about its requests, with a real model: JSON, request ids, the access log."""
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_serve_command import COMMAND, FREE, finish, ready
+
+from building import make_checkpoint, quick_build
+from tritext import Client
+from tritext.errors import InvalidInput, ServerFault
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("logs")
+    quick_build(make_checkpoint(folder / "checkpoint"), folder / "repository", "texts")
+    return folder / "repository"
+
+
+@pytest.fixture
+def breakable(repository: Path, tmp_path: Path) -> Path:
+    """A model whose postprocess step fails on requests for three labels."""
+    copy = Path(shutil.copytree(repository, tmp_path / "repository"))
+    (code,) = copy.glob("texts_postprocess_*/1/model.py")
+    code.write_text(
+        code.read_text() + "\n_process = TritonPythonModel.stage.process\n"
+        "def broken(self, requests):\n"
+        "    if any(request.parameters.get('top_k') == 3 for request in requests):\n"
+        "        raise ValueError('the third label')\n"
+        "    return _process(self, requests)\n"
+        "TritonPythonModel.stage.process = broken\n"
+    )
+    return copy
+
+
+def served(repository: Path, *options: str) -> "subprocess.Popen[str]":
+    line = [*COMMAND, str(repository), *FREE, "--json", *options]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def records(process: "subprocess.Popen[str]") -> list[dict[str, Any]]:
+    """Every line that it wrote, once it is stopped."""
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    found = [json.loads(line) for line in err.splitlines()]
+    assert all({"time", "level", "source"} <= set(record) for record in found)
+    return found
+
+
+def test_every_line_is_json_and_an_error_names_step_and_request(breakable: Path) -> None:
+    process = served(breakable, "--log-format", "json", "--log-level", "info", "--access-log")
+    with Client(ready(process)["grpc"]) as client:
+        client.classify("texts", ["one", "two three"], top_k=2)
+        with pytest.raises(ServerFault) as failed:
+            client.classify("texts", ["one"], top_k=3)
+        with pytest.raises(InvalidInput):
+            client.classify("texts", ["one"], top_k=0)
+    time.sleep(0.2)
+    found = records(process)
+    named = re.search(r"under request id (\w+-\d)", str(failed.value))
+    assert named is not None
+    (error,) = [record for record in found if record["level"] == "error"]
+    assert error["source"].startswith("texts_postprocess_")
+    assert error["request_id"] == named[1]
+    assert "ValueError: the third label" in error["message"]
+    messages = [record.get("message", "") for record in found if record["source"] == "tritext"]
+    assert any(message.startswith("Ready in") for message in messages)
+    assert messages[-1] == "Stopped."
+    assert any("Started GRPCInferenceService" in record.get("message", "") for record in found)
+    good, bad, refused = [record for record in found if record["source"] == "access" and "request_id" in record]
+    assert (good["model"], good["texts"], good["tokens"] > 4, 0 < good["seconds"] < 60) == ("texts", 2, True, True)
+    assert (bad["request_id"], bad["error"], bad["texts"]) == (named[1], "StageFault", 1)
+    assert refused["error"] == "InvalidInput"
+
+
+def test_no_request_is_logged_unless_asked(repository: Path) -> None:
+    process = served(repository, "--log-format", "json")
+    with Client(ready(process)["grpc"]) as client:
+        client.classify("texts", ["one"])
+    assert "access" not in {record["source"] for record in records(process)}
+
+
+def test_a_failing_start_is_json_too(repository: Path) -> None:
+    process = served(repository, "--log-format", "json", "--host", "203.0.113.1")
+    code, _, err = finish(process, within=60)
+    assert code == 1
+    (record,) = [json.loads(line) for line in err.splitlines()]
+    assert (record["level"], "is not an address of this machine" in record["message"]) == ("error", True)
