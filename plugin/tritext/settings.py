@@ -65,6 +65,7 @@ class EngineSettings(_Stored):
     pad_id: int
     per_text: bool  # one row of logits a text, not one a token
     variants: tuple[Variant, ...]
+    longest: int = 0  # tokens of a row, padding included, as the tokenizer step sends them; 0 in older builds: any
 
     def __post_init__(self) -> None:
         read = (each if isinstance(each, Variant) else Variant(**each) for each in self.variants)

@@ -5,7 +5,7 @@ import ipaddress
 import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from tritext.errors import ServeError
@@ -13,16 +13,21 @@ from tritext.errors import ServeError
 GRPC: Final = "--grpc-port"
 HTTP: Final = "--http-port"
 METRICS: Final = "--metrics-port"
+LOOPBACK: Final = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """A numeric address and three ports. URLs are for a caller on this machine."""
+    """A numeric address and three ports. URLs are for a caller on this machine.
+
+    Where there is `inner`, Triton's own HTTP server listens there, on this machine alone, and `http` is the fence's.
+    """
 
     address: str
     grpc: int
     http: int
     metrics: int
+    inner: int = field(default=0, compare=False)
 
     @property
     def _host(self) -> str:
@@ -57,23 +62,36 @@ class Endpoints:
         grpc, http = (f"[{self.address}]", f"ipv6:{self.address}") if ":" in self.address else (self.address,) * 2
         return [
             f"--grpc-address={grpc}",
-            f"--http-address={http}",
+            f"--http-address={LOOPBACK if self.inner else http}",
             f"--metrics-address={http}",
             f"{GRPC}={self.grpc}",
-            f"{HTTP}={self.http}",
+            f"{HTTP}={self.inner or self.http}",
             f"{METRICS}={self.metrics}",
         ]
 
     def open(self) -> bool:
-        """Whether all three accept connections."""
-        return all(_listening(self._host.strip("[]"), port) for port in (self.grpc, self.http, self.metrics))
+        """Whether Triton accepts connections at all three."""
+        host = self._host.strip("[]")
+        http = (LOOPBACK, self.inner) if self.inner else (host, self.http)
+        return all(_listening(*place) for place in ((host, self.grpc), http, (host, self.metrics)))
 
 
 def claim(host: str, grpc: int, http: int, metrics: int) -> Endpoints:
     """Endpoints on `host`, with a free port for each 0; ServeError where one cannot be had."""
     address = _resolve(host)
     ports = _free(address, {GRPC: grpc, HTTP: http, METRICS: metrics})
-    return Endpoints(address, ports[GRPC], ports[HTTP], ports[METRICS])
+    inner = _inner(set(ports.values()))
+    return Endpoints(address, ports[GRPC], ports[HTTP], ports[METRICS], inner)
+
+
+def _inner(taken: set[int]) -> int:
+    """A free port of this machine alone, which is none of `taken`."""
+    with ExitStack() as stack:
+        while True:
+            bound = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            bound.bind((LOOPBACK, 0))
+            if (port := int(bound.getsockname()[1])) not in taken:
+                return port
 
 
 def _resolve(host: str) -> str:

@@ -1,0 +1,1 @@
+"""What the server withstands: overload, dead processes, bad input, new versions."""
