@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from tritext.errors import RepositoryError
+from tritext.stored import check_fields, check_inside, read_json
 
 SETTINGS: Final = "settings.json"
 TOKENIZER: Final = "tokenizer.json"
@@ -24,10 +25,12 @@ class _Stored:
         """Read what `write` wrote into `folder`; RepositoryError where it is missing or damaged."""
         path = folder / SETTINGS
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+            values = read_json(path)
+            read = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+            check_fields(read)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise RepositoryError(f"{path} cannot be read ({error}). Build the model again.") from error
+        return read
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,10 @@ class Variant:
     layout: Mapping[str, Any]  # as tritext.engines.batching writes it
     tolerance: float  # how far a logit may be from the checkpoint's in check.npz
     options: Mapping[str, Any] = field(default_factory=dict)  # the engine's own
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_inside(self.artefact)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Final, Self, TypeVar
 
 from tritext.engines.machine import THREADS
 from tritext.errors import ServeError
-from tritext.repository import BuiltModel
+from tritext.repository import BuiltModel, verify
 from tritext.serve import command, ensemble
 from tritext.serve.check import BUDGET, Checked, check_engine
 from tritext.serve.endpoints import Endpoints, claim
@@ -110,9 +110,13 @@ class Server:
         return ensemble.curl(model, self.http_url)
 
     def start(self) -> None:
-        """Start Triton and return at once; ServeError where it is not found or a port cannot be had."""
+        """Start Triton and return at once; ServeError where it is not found or a port cannot be had.
+
+        RepositoryError where a file of a model is not as it was built.
+        """
         if self._process is not None:
             raise ServeError("This server was started before. Make another Server.")
+        verify(self.models)
         installation = find()
         self._endpoints = claim(*self._wanted)
         key = secrets.token_urlsafe(24)
