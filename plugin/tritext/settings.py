@@ -75,5 +75,7 @@ class EngineSettings(_Stored):
     longest: int = 0  # tokens of a row, padding included, as the tokenizer step sends them; 0 in older builds: any
 
     def __post_init__(self) -> None:
+        if not isinstance(self.variants, tuple):
+            raise TypeError("variants is no list")  # iterating a mapping would give its keys
         read = (each if isinstance(each, Variant) else Variant(**each) for each in self.variants)
         object.__setattr__(self, "variants", tuple(read))

@@ -91,6 +91,8 @@ def _config(source: Source) -> PretrainedConfig:
     model_type = raw.get("model_type")
     is_known = isinstance(model_type, str) and model_type in transformers.CONFIG_MAPPING
     classes = raw.get("architectures") or []
+    if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        raise CheckpointError(f"{path} has architectures that are no list of names.")
     if raw.get("auto_map") and not (is_known and all(hasattr(transformers, str(name)) for name in classes)):
         raise CheckpointError(_needs_code(source.name, path.name, "a checkpoint of an architecture"))
     if not is_known:
