@@ -64,6 +64,12 @@ def test_what_triton_cannot_stand_does_not_reach_it(
     assert server.process.pid == pid
 
 
+def test_whoever_reads_metrics_sends_nothing(server: Server) -> None:
+    url = server.metrics_url.removesuffix("/metrics")
+    assert send_http(url, b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") == "200"
+    assert send_http(url, post("/metrics", b"1\r\na\r\n" * 10_000, "Transfer-Encoding: chunked")) == "413"
+
+
 def test_what_http_allows_goes_through(server: Server) -> None:
     host = server.http_url.removeprefix("http://")
     brackets = json.dumps({"TEXT": "[{" * 1000 + '\\"'}).encode()  # nested in a string is not nested

@@ -20,14 +20,15 @@ LOOPBACK: Final = "127.0.0.1"
 class Endpoints:
     """A numeric address and three ports. URLs are for a caller on this machine.
 
-    Where there is `inner`, Triton's own HTTP server listens there, on this machine alone, and `http` is the fence's.
+    Where there are inner ones, Triton's HTTP servers listen there, on this machine alone, and the others are fenced.
     """
 
     address: str
     grpc: int
     http: int
     metrics: int
-    inner: int = field(default=0, compare=False)
+    inner_http: int = field(default=0, compare=False)
+    inner_metrics: int = field(default=0, compare=False)
 
     @property
     def _host(self) -> str:
@@ -62,18 +63,19 @@ class Endpoints:
         grpc, http = (f"[{self.address}]", f"ipv6:{self.address}") if ":" in self.address else (self.address,) * 2
         return [
             f"--grpc-address={grpc}",
-            f"--http-address={LOOPBACK if self.inner else http}",
-            f"--metrics-address={http}",
+            f"--http-address={LOOPBACK if self.inner_http else http}",
+            f"--metrics-address={LOOPBACK if self.inner_metrics else http}",
             f"{GRPC}={self.grpc}",
-            f"{HTTP}={self.inner or self.http}",
-            f"{METRICS}={self.metrics}",
+            f"{HTTP}={self.inner_http or self.http}",
+            f"{METRICS}={self.inner_metrics or self.metrics}",
         ]
 
     def open(self) -> bool:
         """Whether Triton accepts connections at all three."""
         host = self._host.strip("[]")
-        http = (LOOPBACK, self.inner) if self.inner else (host, self.http)
-        return all(_listening(*place) for place in ((host, self.grpc), http, (host, self.metrics)))
+        fenced = ((self.inner_http, self.http), (self.inner_metrics, self.metrics))
+        places = [(LOOPBACK, inner) if inner else (host, outer) for inner, outer in fenced]
+        return all(_listening(*place) for place in ((host, self.grpc), *places))
 
 
 def claim(host: str, grpc: int, http: int, metrics: int) -> Endpoints:
@@ -81,17 +83,19 @@ def claim(host: str, grpc: int, http: int, metrics: int) -> Endpoints:
     address = _resolve(host)
     ports = _free(address, {GRPC: grpc, HTTP: http, METRICS: metrics})
     inner = _inner(set(ports.values()))
-    return Endpoints(address, ports[GRPC], ports[HTTP], ports[METRICS], inner)
+    return Endpoints(address, ports[GRPC], ports[HTTP], ports[METRICS], *inner)
 
 
-def _inner(taken: set[int]) -> int:
-    """A free port of this machine alone, which is none of `taken`."""
+def _inner(taken: set[int]) -> list[int]:
+    """Two free ports of this machine alone, none of them `taken`."""
+    found: list[int] = []
     with ExitStack() as stack:
-        while True:
+        while len(found) < 2:
             bound = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
             bound.bind((LOOPBACK, 0))
             if (port := int(bound.getsockname()[1])) not in taken:
-                return port
+                found.append(port)
+    return found
 
 
 def _resolve(host: str) -> str:

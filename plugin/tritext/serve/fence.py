@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tritext.errors import ServeError
+from tritext.serve.endpoints import Endpoints
 
 MAX_HEAD: Final = 64 << 10  # bytes of the request line and all header fields
 MAX_BODY: Final = 64 << 20  # bytes of a request's body
@@ -104,12 +105,13 @@ def check_body(body: bytes, json_length: bytes | None) -> None:
 
 
 class Fence:
-    """Listens at `address`:`port` and passes what is sound on to Triton's HTTP server at 127.0.0.1:`inner`.
+    """Listens at `address`:`port` and passes what is sound on to an HTTP server of Triton's at 127.0.0.1:`inner`.
 
     It lives in a thread of this process. A context manager, like `start` and `stop`.
     """
 
-    def __init__(self, address: str, port: int, inner: int) -> None:
+    def __init__(self, address: str, port: int, inner: int, max_body: int = MAX_BODY) -> None:
+        self.max_body = max_body
         self._address, self._port, self._inner = address, port, inner
         self._connections, self._held = 0, 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -185,6 +187,25 @@ class Fence:
         self._held -= size
 
 
+def start_fences(endpoints: Endpoints) -> list[Fence]:
+    """One before each of Triton's HTTP servers that `endpoints` keep inside; whoever reads metrics sends nothing.
+
+    ServeError where a port was taken meanwhile.
+    """
+    http = Fence(endpoints.address, endpoints.http, endpoints.inner_http)
+    metrics = Fence(endpoints.address, endpoints.metrics, endpoints.inner_metrics, max_body=0)
+    started = []
+    try:
+        for fence in (http, metrics):
+            fence.start()
+            started.append(fence)
+    except ServeError:
+        for fence in started:
+            fence.stop()
+        raise
+    return started
+
+
 class _Connection:
     """One caller's requests, in order, over one connection of its own to Triton."""
 
@@ -254,8 +275,8 @@ class _Connection:
 
     async def _exactly(self, size: int) -> bytes:
         """The next `size` bytes. Held only once they are here: who announces much has not sent it yet."""
-        if size + self._held > MAX_BODY:
-            sentence = f"The body is larger than {MAX_BODY >> 20} MiB. Send fewer texts at a time."
+        if size + self._held > self._fence.max_body:
+            sentence = f"The body is larger than {self._fence.max_body >> 20} MiB. Send fewer texts at a time."
             raise _Refused("413 Content Too Large", sentence)
         pieces = []
         while size:

@@ -17,7 +17,7 @@ from tritext.repository import BuiltModel, verify
 from tritext.serve import command, ensemble
 from tritext.serve.check import BUDGET, Checked, check_engine
 from tritext.serve.endpoints import Endpoints, claim
-from tritext.serve.fence import Fence
+from tritext.serve.fence import Fence, start_fences
 from tritext.serve.installation import find
 from tritext.serve.log import Log, LogLevel
 from tritext.serve.process import Process
@@ -62,7 +62,7 @@ class Server:
         self._arguments = (*(["--log-verbose=1"] if log_level == "debug" else []), *arguments)
         self._endpoints: Endpoints | None = None
         self._process: Process | None = None
-        self._fence: Fence | None = None
+        self._fences: list[Fence] = []
         self._remote: Remote | None = None
         self._serving = False
         self._status: int | None = None
@@ -131,9 +131,8 @@ class Server:
             log=self._log,
             segments=segments,
         )
+        self._fences = start_fences(self._endpoints)
         self._process.start()
-        self._fence = Fence(self._endpoints.address, self._endpoints.http, self._endpoints.inner)
-        self._fence.start()
 
     def wait_ready(self, timeout: float = 120.0) -> None:
         """Wait until every model answers a text, and check every engine against its reference answers.
@@ -197,8 +196,8 @@ class Server:
                 patience, self._status = LINGER, 0
         finally:
             self._process.end(patience)
-            if self._fence:
-                self._fence.stop()
+            for fence in self._fences:
+                fence.stop()
             _started(self._remote).close()
         return self._status
 
