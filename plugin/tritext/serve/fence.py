@@ -11,19 +11,18 @@ import contextlib
 import json
 import re
 import threading
-from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Final
 
 from tritext.errors import ServeError
 from tritext.serve.endpoints import Endpoints
+from tritext.serve.http_request import Head, Refused, check_body
+from tritext.serve.http_response import relay
 
 MAX_HEAD: Final = 64 << 10  # bytes of the request line and all header fields
 MAX_BODY: Final = 64 << 20  # bytes of a request's body
 MAX_HELD: Final = 256 << 20  # bytes of all bodies that are held at a time
 MAX_CHUNKS: Final = 1 << 14  # of a body that comes in chunks
-MAX_DEPTH: Final = 64  # of nested JSON
 MAX_CONNECTIONS: Final = 2000
 IDLE: Final = 120.0  # seconds between two requests
 STALLED: Final = 30.0  # seconds without a byte of a request that has begun
@@ -32,76 +31,7 @@ _PIECE: Final = 1 << 16
 _HOP: Final = frozenset(
     {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"content-length", b"expect"}
 )
-_START: Final = re.compile(rb"([A-Z]{1,20}) (/[!-~]*) HTTP/1\.([01])")
-_FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
-_TOKEN: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]|[\]}]', re.DOTALL)
 _JSON_LENGTH: Final = b"inference-header-content-length"
-
-
-class _Refused(Exception):
-    """A request that goes no further; the connection ends with it."""
-
-    def __init__(self, status: str, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-
-
-@dataclass(frozen=True, slots=True)
-class _Head:
-    method: bytes
-    target: bytes
-    minor: bytes
-    fields: tuple[tuple[bytes, bytes], ...]
-
-    @classmethod
-    def read(cls, head: bytes) -> "_Head":
-        first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
-        start = _START.fullmatch(first)
-        found = [_FIELD.fullmatch(line) for line in lines]
-        if start is None or not all(found):
-            raise _Refused("400 Bad Request", "This is not an HTTP/1.1 request.")
-        return cls(start[1], start[2], start[3], tuple((m[1], m[2].rstrip()) for m in found if m))
-
-    def get(self, name: bytes) -> bytes | None:
-        """The value of a field that may be there once; refused where it is there twice."""
-        values = [value for key, value in self.fields if key.lower() == name]
-        if len(values) > 1:
-            raise _Refused("400 Bad Request", f"The header {name.decode()} is there {len(values)} times. Send it once.")
-        return values[0] if values else None
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether the caller wants to ask again over the same connection."""
-        return self.minor == b"1" and (self.get(b"connection") or b"").lower() != b"close"
-
-
-def depth(document: bytes) -> int:
-    """How deep arrays and objects are nested in JSON; of what is no JSON, at least as deep as a parser gets."""
-    if document.count(b"[") + document.count(b"{") <= MAX_DEPTH:
-        return 0
-    deepest = level = 0
-    for token in _TOKEN.finditer(document):
-        if (first := document[token.start()]) in b"[{":
-            level += 1
-            deepest = max(deepest, level)
-        elif first in b"]}":
-            level -= 1
-    return deepest
-
-
-def check_body(body: bytes, json_length: bytes | None) -> None:
-    """_Refused where Triton's JSON parser would go deeper than it can stand."""
-    size = len(body)
-    if json_length is not None:
-        if not json_length.isdigit() or len(json_length) > 12 or int(json_length) > len(body):
-            shown = json_length[:40].decode("latin-1")
-            sentence = (
-                f"Inference-Header-Content-Length is {shown!r}; it must be a number of bytes, at most {len(body)}."
-            )
-            raise _Refused("400 Bad Request", sentence)
-        size = int(json_length)
-    if depth(body[:size]) > MAX_DEPTH:
-        raise _Refused("400 Bad Request", f"The JSON is nested more than {MAX_DEPTH} deep. Send it flat.")
 
 
 class Fence:
@@ -161,7 +91,7 @@ class Fence:
         self._connections += 1
         try:
             await _Connection(self, reader, writer).run(self._inner)
-        except _Refused as refused:
+        except Refused as refused:
             with contextlib.suppress(OSError, TimeoutError):
                 await _refuse(reader, writer, refused)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
@@ -174,12 +104,12 @@ class Fence:
     def check_room(self) -> None:
         """Refused where there are too many connections."""
         if self._connections > MAX_CONNECTIONS:
-            raise _Refused("503 Service Unavailable", "The server has too many connections. Try again later.")
+            raise Refused("503 Service Unavailable", "The server has too many connections. Try again later.")
 
     def hold(self, size: int) -> None:
         """Account for `size` more bytes of bodies; refused where they are too many."""
         if self._held + size > MAX_HELD:
-            raise _Refused("503 Service Unavailable", "The server holds too many large requests. Try again soon.")
+            raise Refused("503 Service Unavailable", "The server holds too many large requests. Try again soon.")
         self._held += size
 
     def release(self, size: int) -> None:
@@ -227,7 +157,7 @@ class _Connection:
                     upstream[1].write(_forwarded(head, len(body)))
                     upstream[1].write(body)
                     await upstream[1].drain()
-                    again = await _relay(upstream[0], self._writer, head.method)
+                    again = await relay(upstream[0], self._writer, head.method)
                 finally:
                     self._let_go()
                 if not (again and head.goes_on):
@@ -240,44 +170,44 @@ class _Connection:
         try:
             return await asyncio.open_connection("127.0.0.1", inner, limit=MAX_HEAD)
         except OSError as error:
-            raise _Refused("503 Service Unavailable", "The server is not ready. Try again in a second.") from error
+            raise Refused("503 Service Unavailable", "The server is not ready. Try again in a second.") from error
 
-    async def _head(self) -> _Head | None:
+    async def _head(self) -> Head | None:
         try:
             async with asyncio.timeout(IDLE):
-                return _Head.read(await self._reader.readuntil(b"\r\n\r\n"))
+                return Head.read(await self._reader.readuntil(b"\r\n\r\n"))
         except asyncio.IncompleteReadError as error:
             if not error.partial.strip():
                 return None
             raise
         except asyncio.LimitOverrunError as error:
             sentence = f"The header is larger than {MAX_HEAD >> 10} KiB. Send a smaller one."
-            raise _Refused("431 Request Header Fields Too Large", sentence) from error
+            raise Refused("431 Request Header Fields Too Large", sentence) from error
 
-    async def _body(self, head: _Head) -> bytes:
+    async def _body(self, head: Head) -> bytes:
         length, coding = head.get(b"content-length"), head.get(b"transfer-encoding")
         if (head.get(b"content-encoding") or b"identity").lower() != b"identity":
             sentence = "A compressed body is not taken. Send it as it is, without Content-Encoding."
-            raise _Refused("415 Unsupported Media Type", sentence)
+            raise Refused("415 Unsupported Media Type", sentence)
         if length is not None and coding is not None:
-            raise _Refused("400 Bad Request", "Content-Length and Transfer-Encoding exclude each other. Send one.")
+            raise Refused("400 Bad Request", "Content-Length and Transfer-Encoding exclude each other. Send one.")
         if (head.get(b"expect") or b"").lower() == b"100-continue":
             self._writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if coding is not None:
             if coding.lower() != b"chunked":
-                raise _Refused("501 Not Implemented", "The only Transfer-Encoding that is taken is chunked.")
+                raise Refused("501 Not Implemented", "The only Transfer-Encoding that is taken is chunked.")
             return await self._chunks()
         if length is None:
             return b""
         if not length.isdigit():
-            raise _Refused("400 Bad Request", "Content-Length is not a number of bytes.")
+            raise Refused("400 Bad Request", "Content-Length is not a number of bytes.")
         return await self._exactly(int(length) if len(length) < 16 else MAX_BODY + 1)
 
     async def _exactly(self, size: int) -> bytes:
         """The next `size` bytes. Held only once they are here: who announces much has not sent it yet."""
         if size + self._held > self._fence.max_body:
             sentence = f"The body is larger than {self._fence.max_body >> 20} MiB. Send fewer texts at a time."
-            raise _Refused("413 Content Too Large", sentence)
+            raise Refused("413 Content Too Large", sentence)
         pieces = []
         while size:
             async with asyncio.timeout(STALLED):
@@ -297,18 +227,18 @@ class _Connection:
             async with asyncio.timeout(STALLED):
                 line = (await self._reader.readuntil(b"\r\n"))[:-2].partition(b";")[0].strip()
             if not re.fullmatch(rb"[0-9A-Fa-f]{1,12}", line):
-                raise _Refused("400 Bad Request", "A chunk's size is not a hexadecimal number.")
+                raise Refused("400 Bad Request", "A chunk's size is not a hexadecimal number.")
             size = int(line, 16)
             pieces += await self._exactly(size)
             async with asyncio.timeout(STALLED):
                 if size and await self._reader.readexactly(2) != b"\r\n":
-                    raise _Refused("400 Bad Request", "A chunk is not as long as it says.")
+                    raise Refused("400 Bad Request", "A chunk is not as long as it says.")
                 if not size:
                     while await self._reader.readuntil(b"\r\n") != b"\r\n":
                         pass  # trailers, which nobody reads
                     return bytes(pieces)
         sentence = f"The body has more than {MAX_CHUNKS} chunks. Send larger ones, or a Content-Length."
-        raise _Refused("413 Content Too Large", sentence)
+        raise Refused("413 Content Too Large", sentence)
 
     def _let_go(self) -> None:
         self._fence.release(self._held)
@@ -323,7 +253,7 @@ async def _checked(body: bytes, json_length: bytes | None) -> None:
         check_body(body, json_length)
 
 
-def _forwarded(head: _Head, size: int) -> bytes:
+def _forwarded(head: Head, size: int) -> bytes:
     lines = [b"%s %s HTTP/1.1" % (head.method, head.target)]
     lines += [b"%s: %s" % field for field in head.fields if field[0].lower() not in _HOP]
     if size or head.method == b"POST":
@@ -331,46 +261,7 @@ def _forwarded(head: _Head, size: int) -> bytes:
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-async def _relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, method: bytes) -> bool:
-    """Pass one response on; whether another request can follow over the same connections."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    writer.write(head)
-    fields: Mapping[bytes, bytes] = {
-        key.strip().lower(): value.strip() for key, _, value in (line.partition(b":") for line in head.split(b"\r\n"))
-    }
-    status = head[9:12]
-    if method != b"HEAD" and status not in {b"204", b"304"}:
-        if fields.get(b"transfer-encoding", b"").lower() == b"chunked":
-            await _relay_chunks(reader, writer)
-        elif b"content-length" in fields:
-            await _relay_exactly(reader, writer, int(fields[b"content-length"]))
-        else:
-            return False
-    await writer.drain()
-    return fields.get(b"connection", b"").lower() != b"close"
-
-
-async def _relay_exactly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, size: int) -> None:
-    while size:
-        piece = await reader.read(min(size, _PIECE))
-        if not piece:
-            raise ConnectionResetError
-        writer.write(piece)
-        await writer.drain()
-        size -= len(piece)
-
-
-async def _relay_chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while True:
-        line = await reader.readuntil(b"\r\n")
-        writer.write(line)
-        size = int(line.partition(b";")[0], 16)
-        await _relay_exactly(reader, writer, size + 2)
-        if not size:
-            return
-
-
-async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, refused: _Refused) -> None:
+async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, refused: Refused) -> None:
     """Answer as Triton does, and read on for a moment: a caller that is still sending would see a reset instead."""
     body = json.dumps({"error": str(refused)}).encode()
     head = f"HTTP/1.1 {refused.status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
