@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tritext import contract
 from tritext.errors import RepositoryError
+from tritext.stored import check_fields, check_inside, read_json
 
 SCHEMA: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -61,7 +62,7 @@ class Manifest:
         """Read the manifest in `folder`; RepositoryError where there is none or it is of another schema."""
         path = folder / MANIFEST
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_json(path)
         except (OSError, ValueError) as error:
             raise RepositoryError(f"{path} cannot be read ({error}). Build the model again.") from error
         schema = values.get("schema") if isinstance(values, dict) else None
@@ -78,7 +79,14 @@ class Manifest:
         if not isinstance(values["candidates"], list):
             raise RepositoryError(f"{path} has candidates that are no list. Build the model again.")
         values["labels"], values["candidates"] = tuple(values["labels"]), tuple(values["candidates"])
-        return cls(**{f.name: values[f.name] for f in fields(cls)})
+        read = cls(**{f.name: values[f.name] for f in fields(cls)})
+        try:
+            check_fields(read)
+            for file in read.files:
+                check_inside(file)
+        except (TypeError, ValueError) as error:
+            raise RepositoryError(f"{path} cannot be read ({error}). Build the model again.") from error
+        return read
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +129,7 @@ def read_reference(folder: Path, file: str = REFERENCE) -> list[Example]:
                 Example(text, pair, arrays[f"ids.{i}"], arrays[f"types.{i}"], arrays[f"logits.{i}"])
                 for i, (text, pair) in enumerate(texts)
             ]
-    except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, RecursionError, MemoryError, BadZipFile) as error:
         raise RepositoryError(f"{path} cannot be read ({error}). Build the model again.") from error
 
 

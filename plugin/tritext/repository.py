@@ -18,7 +18,10 @@ One build before the committed one is kept. While a build runs there is a lock, 
 look at: see build/staging.py.
 """
 
+import os
 import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -37,6 +40,7 @@ VERSION: Final = "1"
 KEPT: Final = ".keep"
 
 NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_BUILD_PATTERN: Final = re.compile(r"[0-9a-f]{8}")
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -83,14 +87,36 @@ class BuiltModel:
         return (*ROLES, ENGINE_ROLE) if self.step(ENGINE_ROLE).is_dir() else ROLES
 
     def damage(self) -> list[str]:
-        """What is missing or not as it was built, as paths below the repository. Reads every file."""
+        """What is missing, not as it was built, or lies outside, as paths below the repository. Reads every file."""
         folder = self.repository / self.name
         files = {self.repository / path: digest for path, digest in self.manifest().files.items()}
         # Not among the files, for it is what a commit or a way back replaces.
         files[folder / CONFIG] = files.get(self.folder / CONFIG, "")
-        bad = [path for path, digest in files.items() if not path.is_file() or sha256(path) != digest]
+        root = self.repository.resolve()
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing lets go of the interpreter's lock
+            whole = list(pool.map(lambda path: _is_whole(path, files[path], root), files))
+        bad = [path for path, is_whole in zip(files, whole, strict=True) if not is_whole]
         bad += [] if (folder / VERSION).is_dir() else [folder / VERSION]
-        return sorted(str(path.relative_to(self.repository)) for path in bad)
+        return sorted(os.path.relpath(path, self.repository) for path in bad)
+
+
+def _is_whole(path: Path, digest: str, root: Path) -> bool:
+    try:
+        inside = path.resolve().is_relative_to(root)
+        return inside and path.is_file() and sha256(path) == digest
+    except (OSError, RuntimeError, ValueError):  # cannot be read, a circle of links, a name with a zero byte
+        return False
+
+
+def verify(models: Sequence[BuiltModel]) -> None:
+    """RepositoryError where a file of one of `models` is missing or not as it was built. Reads every file."""
+    for model in models:
+        if damage := model.damage():
+            some = ", ".join(damage[:4]) + (f" and {len(damage) - 4} more" if len(damage) > 4 else "")
+            raise RepositoryError(
+                f"{model.name} is not as it was built: {some} in {model.repository} missing or changed. Copy the "
+                "repository again, or build the model again."
+            )
 
 
 def committed(repository: Path, name: str) -> BuiltModel | None:
@@ -101,8 +127,12 @@ def committed(repository: Path, name: str) -> BuiltModel | None:
     folder = repository / name
     if not (folder / CONFIG).is_file():
         return None
+    if not NAME_PATTERN.fullmatch(name):
+        raise RepositoryError(f"{folder} has a name that no model can have. Rename or remove it.")
+    if not folder.resolve().is_relative_to(repository.resolve()):
+        raise RepositoryError(f"{folder} is a link out of the repository. Copy the model here instead.")
     build = read_config(folder).parameters[contract.PARAM_BUILD].string_value
-    if not build:
+    if not _BUILD_PATTERN.fullmatch(build):
         raise RepositoryError(f"{folder} is a Triton model that tritext did not make, or it is damaged.")
     return BuiltModel(repository, name, build)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from tritext.errors import RepositoryError
+from tritext.stored import check_fields, check_inside, read_json
 
 SETTINGS: Final = "settings.json"
 TOKENIZER: Final = "tokenizer.json"
@@ -24,10 +25,12 @@ class _Stored:
         """Read what `write` wrote into `folder`; RepositoryError where it is missing or damaged."""
         path = folder / SETTINGS
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+            values = read_json(path)
+            read = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+            check_fields(read)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise RepositoryError(f"{path} cannot be read ({error}). Build the model again.") from error
+        return read
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,10 @@ class Variant:
     tolerance: float  # how far a logit may be from the checkpoint's in check.npz
     options: Mapping[str, Any] = field(default_factory=dict)  # the engine's own
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_inside(self.artefact)
+
 
 @dataclass(frozen=True)
 class EngineSettings(_Stored):
@@ -65,7 +72,10 @@ class EngineSettings(_Stored):
     pad_id: int
     per_text: bool  # one row of logits a text, not one a token
     variants: tuple[Variant, ...]
+    longest: int = 0  # tokens of a row, padding included, as the tokenizer step sends them; 0 in older builds: any
 
     def __post_init__(self) -> None:
+        if not isinstance(self.variants, tuple):
+            raise TypeError("variants is no list")  # iterating a mapping would give its keys
         read = (each if isinstance(each, Variant) else Variant(**each) for each in self.variants)
         object.__setattr__(self, "variants", tuple(read))

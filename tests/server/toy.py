@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tritext import contract
-from tritext.manifest import MANIFEST, Example, Manifest, write_reference
+from tritext.manifest import MANIFEST, Example, Manifest, sha256, write_reference
 from tritext.naming import ROLES, step_name
 from tritext.repository import BUILDS, CONFIG, VERSION, BuiltModel
 
@@ -180,8 +180,8 @@ def _write_ensemble(model: BuiltModel) -> None:
 
 
 def _write_record(model: BuiltModel, texts: Sequence[str]) -> None:
-    folder = model.repository / model.name / BUILDS / model.build
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = model.folder
+    write_reference(folder, [Example(t, None, ids(t), np.zeros_like(ids(t)), logits(t)) for t in texts])
     manifest = Manifest(
         name=model.name,
         build=model.build,
@@ -195,9 +195,15 @@ def _write_record(model: BuiltModel, texts: Sequence[str]) -> None:
         checkpoint={},
         engine={"name": "toy", "precision": "fp32"},
         steps={role: step_name(model.name, role, model.build) for role in ROLES},
-        files={},
+        files=_hashes(model),
         versions={},
         parity={"tolerance": {"logits": 1e-4}},
     )
     (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-    write_reference(folder, [Example(t, None, ids(t), np.zeros_like(ids(t)), logits(t)) for t in texts])
+
+
+def _hashes(model: BuiltModel) -> dict[str, str]:
+    """Of every file of the steps and the record, but the manifest."""
+    folders = [model.folder, *(model.repository / step_name(model.name, role, model.build) for role in ROLES)]
+    files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(model.repository)): sha256(path) for path in files}

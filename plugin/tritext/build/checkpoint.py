@@ -1,7 +1,6 @@
 """What a checkpoint says of itself: its task, labels, lengths and tokenizer, each of which can be overridden."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +10,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 
 from tritext.build.source import Source, sentence
 from tritext.errors import CheckpointError
+from tritext.stored import read_json
 from tritext.tasks import TASKS, task_named
 
 # Model types whose position ids start behind the padding token's, which costs that many positions.
@@ -20,6 +20,12 @@ _OFFSET_POSITIONS: Final = frozenset(
 )
 _LONGEST: Final = 512  # where neither the tokenizer nor the model says
 _SHORTEST: Final = 8
+# More than any encoder has. Code that builds a model, or lists its labels, would follow larger ones to the last byte.
+_LARGEST: Final[Mapping[str, int]] = {
+    "num_hidden_layers": 512, "num_attention_heads": 1024, "hidden_size": 1 << 16, "intermediate_size": 1 << 18,
+    "vocab_size": 1 << 24, "max_position_embeddings": 1 << 20, "type_vocab_size": 1 << 10,
+}  # fmt: skip
+_MOST_LABELS: Final = 1 << 16
 _CONFIG: Final = "config.json"
 _TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 _PROBLEM_TYPES: Final = ("single_label_classification", "multi_label_classification", "regression")
@@ -85,6 +91,8 @@ def _config(source: Source) -> PretrainedConfig:
     model_type = raw.get("model_type")
     is_known = isinstance(model_type, str) and model_type in transformers.CONFIG_MAPPING
     classes = raw.get("architectures") or []
+    if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        raise CheckpointError(f"{path} has architectures that are no list of names.")
     if raw.get("auto_map") and not (is_known and all(hasattr(transformers, str(name)) for name in classes)):
         raise CheckpointError(_needs_code(source.name, path.name, "a checkpoint of an architecture"))
     if not is_known:
@@ -95,12 +103,26 @@ def _config(source: Source) -> PretrainedConfig:
         config: PretrainedConfig = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
     except Exception as error:  # each field has its own check, and its own exception
         raise CheckpointError(f"{path} cannot be read: {sentence(error)}") from error
+    _check_sizes(config, path)
     return config
+
+
+def _check_sizes(config: PretrainedConfig, path: Path) -> None:
+    for name, largest in _LARGEST.items():
+        size = getattr(config, name, None)
+        if size is not None and not (isinstance(size, int) and 0 <= size <= largest):
+            raise CheckpointError(f"{path} has {name} {str(size)[:40]}; it must be a whole number up to {largest}.")
+    try:
+        highest = max(map(int, config.id2label or {}), default=0)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} has an id2label whose keys are no numbers.") from error
+    if not 0 <= highest < _MOST_LABELS:
+        raise CheckpointError(f"{path} has a class {highest}; classes go from 0 to {_MOST_LABELS - 1}.")
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):

@@ -215,7 +215,9 @@ class EncoderBuilder:
         return Encoder(artefact, self._settings(settings, [variant]), ())
 
     def _settings(self, settings: TaskSettings, variants: Sequence[Variant]) -> EngineSettings:
-        return EngineSettings(settings.encoder_inputs, settings.pad_id, self._per_text, tuple(variants))
+        return EngineSettings(
+            settings.encoder_inputs, settings.pad_id, self._per_text, tuple(variants), settings.max_length
+        )
 
     def _own_texts(self) -> list[TextInput]:
         tokenizer = self._tokenizer

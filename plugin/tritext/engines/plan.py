@@ -15,6 +15,7 @@ from tritext.engines.gpu import Machine
 from tritext.engines.shapes import Buckets, CallShapes, Profile, shapes_from
 from tritext.errors import RepositoryError
 from tritext.manifest import sha256
+from tritext.stored import check_inside, read_json
 
 RECIPE: Final = "plan.json"
 PLAN: Final = "model.plan"
@@ -77,10 +78,12 @@ class Recipe:
         """The recipe in `folder`; RepositoryError where it is missing or damaged."""
         path = folder / RECIPE
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_json(path)
             lists = {name: tuple(values[name]) for name in ("files", "inputs")}
             recipe = cls(**{**values, **lists, "options": PlanOptions(**values["options"])})
             shapes_from(recipe.shapes)
+            for name in recipe.files:
+                check_inside(name)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise RepositoryError(f"{path} cannot be read ({error}). Build the model again.") from error
         return recipe
@@ -131,7 +134,7 @@ class Record:
     def read(cls, path: Path) -> Self | None:
         """The record at `path`; None where there is none that can be read."""
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            return cls(**read_json(path))
         except (OSError, ValueError, TypeError):
             return None
 

@@ -5,7 +5,7 @@ import ipaddress
 import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from tritext.errors import ServeError
@@ -13,20 +13,27 @@ from tritext.errors import ServeError
 GRPC: Final = "--grpc-port"
 HTTP: Final = "--http-port"
 METRICS: Final = "--metrics-port"
+LOOPBACK: Final = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """A numeric address and three ports; HTTP may have an address of its own. URLs are for a caller on this machine."""
+    """A numeric address and three ports; HTTP may have an address of its own. URLs are for a caller on this machine.
+
+    Where there are inner ones, Triton's HTTP servers listen there, on this machine alone, and the others are fenced.
+    """
 
     address: str
     grpc: int
     http: int
     metrics: int
+    inner_http: int = field(default=0, compare=False)
+    inner_metrics: int = field(default=0, compare=False)
     http_address: str | None = None
 
     @property
-    def _http_address(self) -> str:
+    def reached_http(self) -> str:
+        """The address at which HTTP is open to callers."""
         return self.http_address or self.address
 
     def url(self, port: int) -> str:
@@ -41,7 +48,7 @@ class Endpoints:
     @property
     def http_is_local(self) -> bool:
         """Whether only this machine can connect to HTTP."""
-        return _is_loopback(self._http_address)
+        return _is_loopback(self.reached_http)
 
     @property
     def grpc_url(self) -> str:
@@ -51,7 +58,12 @@ class Endpoints:
     @property
     def http_url(self) -> str:
         """http://HOST:PORT."""
-        return f"http://{_reached(self._http_address)}:{self.http}"
+        return f"http://{_reached(self.reached_http)}:{self.http}"
+
+    @property
+    def inner_http_url(self) -> str:
+        """Triton's own HTTP server, past the fence."""
+        return f"http://{LOOPBACK}:{self.inner_http}" if self.inner_http else self.http_url
 
     @property
     def metrics_url(self) -> str:
@@ -62,17 +74,20 @@ class Endpoints:
         """What tritonserver is told; its HTTP server writes IPv6 in a way of its own."""
         return [
             f"--grpc-address={f'[{self.address}]' if ':' in self.address else self.address}",
-            f"--http-address={_evhtp(self._http_address)}",
-            f"--metrics-address={_evhtp(self.address)}",
+            f"--http-address={LOOPBACK if self.inner_http else _evhtp(self.reached_http)}",
+            f"--metrics-address={LOOPBACK if self.inner_metrics else _evhtp(self.address)}",
             f"{GRPC}={self.grpc}",
-            f"{HTTP}={self.http}",
-            f"{METRICS}={self.metrics}",
+            f"{HTTP}={self.inner_http or self.http}",
+            f"{METRICS}={self.inner_metrics or self.metrics}",
         ]
 
     def open(self) -> bool:
-        """Whether all three accept connections."""
-        places = ((self.address, self.grpc), (self._http_address, self.http), (self.address, self.metrics))
-        return all(_listening(_reached(address).strip("[]"), port) for address, port in places)
+        """Whether Triton accepts connections at all three."""
+        fenced = ((self.inner_http, self.reached_http, self.http), (self.inner_metrics, self.address, self.metrics))
+        places = [(LOOPBACK, inner) if inner else (address, outer) for inner, address, outer in fenced]
+        return all(
+            _listening(_reached(address).strip("[]"), port) for address, port in ((self.address, self.grpc), *places)
+        )
 
 
 def _reached(address: str) -> str:
@@ -95,7 +110,20 @@ def claim(host: str, grpc: int, http: int, metrics: int) -> Endpoints:
     """Endpoints on `host`, with a free port for each 0; ServeError where one cannot be had."""
     address = resolve(host)
     ports = _free(address, {GRPC: grpc, HTTP: http, METRICS: metrics})
-    return Endpoints(address, ports[GRPC], ports[HTTP], ports[METRICS])
+    inner_http, inner_metrics = _inner(set(ports.values()))
+    return Endpoints(address, ports[GRPC], ports[HTTP], ports[METRICS], inner_http, inner_metrics)
+
+
+def _inner(taken: set[int]) -> tuple[int, int]:
+    """Two free ports of this machine alone, none of them `taken`."""
+    found: list[int] = []
+    with ExitStack() as stack:
+        while len(found) < 2:
+            bound = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            bound.bind((LOOPBACK, 0))
+            if (port := int(bound.getsockname()[1])) not in taken:
+                found.append(port)
+    return found[0], found[1]
 
 
 def resolve(host: str, option: str = "--host") -> str:

@@ -96,5 +96,5 @@ class Protection:
         """
         own = self.own_key if self.has_key else None
         if self.tls is not None and self.tls.client_ca is not None:
-            return HttpRemote(endpoints.http_url, key, api_key=own)
+            return HttpRemote(endpoints.inner_http_url, key, api_key=own)
         return Remote(endpoints.grpc_url, key, api_key=own, trust=self.tls.trust if self.tls else None)

@@ -14,10 +14,11 @@ from typing import Final, Self, TypeVar
 
 from tritext.engines.machine import THREADS
 from tritext.errors import ServeError
-from tritext.repository import BuiltModel
+from tritext.repository import BuiltModel, verify
 from tritext.serve import command, ensemble
 from tritext.serve.check import BUDGET, Checked, check_engine
 from tritext.serve.endpoints import Endpoints, claim
+from tritext.serve.fence import Fence, start_fences
 from tritext.serve.installation import find
 from tritext.serve.log import Log, LogLevel
 from tritext.serve.log_format import LogFormat
@@ -72,6 +73,7 @@ class Server:
         self.protection = protection or Protection()
         self._endpoints: Endpoints | None = None
         self._process: Process | None = None
+        self._fences: list[Fence] = []
         self._remote: RemoteBase | None = None
         self._serving = False
         self._status: int | None = None
@@ -150,9 +152,13 @@ class Server:
         return ensemble.curl(model, self.http_url, with_key=self.protection.has_key)
 
     def start(self) -> None:
-        """Start Triton and return at once; ServeError where it is not found or a port cannot be had."""
+        """Start Triton and return at once; ServeError where it is not found or a port cannot be had.
+
+        RepositoryError where a file of a model is not as it was built.
+        """
         if self._process is not None:
             raise ServeError("This server was started before. Make another Server.")
+        verify(self.models)
         installation = find()
         self._endpoints = self.protection.placed(claim(*self._wanted))
         self._log = Log(*self._log_to)
@@ -168,6 +174,7 @@ class Server:
             log=self._log,
             segments=segments,
         )
+        self._fences = start_fences(self._endpoints)
         self._process.start()
 
     def wait_ready(self, timeout: float = 120.0) -> None:
@@ -210,8 +217,9 @@ class Server:
         """End Triton, however it is, and start it again on the same ports; ServeError where it does not get ready."""
         endpoints = self.endpoints
         self._wanted = (endpoints.address, endpoints.grpc, endpoints.http, endpoints.metrics)
-        _started(self._process).end(0)
-        _started(self._remote).close()
+        if self._process is not None:
+            self._process.end(0)
+            self._close()
         self._process, self._serving = None, False
         self.start()
         self.wait_ready(timeout)
@@ -259,8 +267,16 @@ class Server:
                 patience, self._status = LINGER, 0
         finally:
             self._process.end(patience)
-            _started(self._remote).close()
+            self._close()
         return self._status
+
+    def _close(self) -> None:
+        """Let go of everything but Triton itself."""
+        for fence in self._fences:
+            fence.stop()
+        self._fences = []
+        if self._remote is not None:
+            self._remote.close()
 
     def _drain(self, deadline: float) -> bool:
         """Whether all requests in flight were answered.

@@ -23,6 +23,7 @@ from tritext.manifest import CHECK, Example, read_reference
 from tritext.naming import ENGINE_ROLE, sibling
 from tritext.settings import EngineSettings, Variant
 from tritext.stages.base import Answer, Counts, Request
+from tritext.stages.direct import check_tokens
 
 # Calls of a plan's own model at a time: two instances of it compute or copy, one call waits for them.
 _IN_FLIGHT: Final = 3
@@ -113,6 +114,8 @@ class EncoderStage:
 
     def process(self, requests: Sequence[Request]) -> list[Answer | TritextError]:
         """Logits [N, C] or [N, L, C] for each request, padded as its ids were."""
+        for request in requests:
+            check_tokens(request.inputs, self._settings)
         texts = Texts.of([request.inputs for request in requests], self._settings.inputs)
         results: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
         calls = self._layout.calls(texts, self._settings.pad_id, per_text=self._settings.per_text)

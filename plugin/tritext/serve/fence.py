@@ -1,0 +1,273 @@
+"""What stands between the HTTP port and Triton's HTTP server, whose parser a single request can kill.
+
+Triton 2.51 dies of JSON nested 100,000 deep and of a body sent in a million chunks (it keeps both on the stack),
+unpacks a compressed megabyte into gigabytes, and takes a body of any size. Here a request must be whole and within
+bounds before any of it reaches Triton, which then gets a body of a stated length in one piece. gRPC is not affected and
+goes straight to Triton. Framing follows RFC 9112; what it leaves open is refused, so that two parsers cannot differ.
+"""
+
+import asyncio
+import contextlib
+import json
+import re
+import threading
+from concurrent.futures import Future
+from typing import Final
+
+from tritext.errors import ServeError
+from tritext.serve.endpoints import Endpoints
+from tritext.serve.http_request import Head, Refused, check_body
+from tritext.serve.http_response import relay
+
+MAX_HEAD: Final = 64 << 10  # bytes of the request line and all header fields
+MAX_BODY: Final = 64 << 20  # bytes of a request's body
+MAX_HELD: Final = 256 << 20  # bytes of all bodies that are held at a time
+MAX_CHUNKS: Final = 1 << 14  # of a body that comes in chunks
+MAX_CONNECTIONS: Final = 2000
+IDLE: Final = 120.0  # seconds between two requests
+STALLED: Final = 30.0  # seconds without a byte of a request that has begun
+_PIECE: Final = 1 << 16
+
+_HOP: Final = frozenset(
+    {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"content-length", b"expect"}
+)
+_JSON_LENGTH: Final = b"inference-header-content-length"
+
+
+class Fence:
+    """Listens at `address`:`port` and passes what is sound on to an HTTP server of Triton's at 127.0.0.1:`inner`.
+
+    It lives in a thread of this process. A context manager, like `start` and `stop`.
+    """
+
+    def __init__(self, address: str, port: int, inner: int, max_body: int = MAX_BODY) -> None:
+        self.max_body = max_body
+        self._address, self._port, self._inner = address, port, inner
+        self._connections, self._held = 0, 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._live, name="tritext fence", daemon=True)
+        self._opened: Future[None] = Future()
+        self._ended = asyncio.Event()
+
+    def start(self) -> None:
+        """Listen; ServeError where the port was taken meanwhile."""
+        self._thread.start()
+        try:
+            self._opened.result()
+        except OSError as error:
+            raise ServeError(f"Port {self._port} on {self._address} cannot be opened: {error.strerror}.") from error
+
+    def stop(self) -> None:
+        """Take no more requests, and let go of the connections that there are. Does no harm twice."""
+        with contextlib.suppress(RuntimeError):  # it has ended
+            self._loop.call_soon_threadsafe(self._ended.set)
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    def _live(self) -> None:
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        try:
+            server = await asyncio.start_server(self._accept, self._address, self._port, limit=MAX_HEAD, backlog=512)
+        except OSError as error:
+            self._opened.set_exception(error)
+            return
+        self._opened.set_result(None)
+        async with server:
+            await self._ended.wait()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - asyncio runs this as a task
+        self._tasks.add(task)
+        self._connections += 1
+        try:
+            await _Connection(self, reader, writer).run(self._inner)
+        except Refused as refused:
+            with contextlib.suppress(OSError, TimeoutError):
+                await _refuse(reader, writer, refused)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
+            pass  # whoever asked, or Triton, has gone
+        finally:
+            self._connections -= 1
+            self._tasks.discard(task)
+            writer.close()
+
+    def check_room(self) -> None:
+        """Refused where there are too many connections."""
+        if self._connections > MAX_CONNECTIONS:
+            raise Refused("503 Service Unavailable", "The server has too many connections. Try again later.")
+
+    def hold(self, size: int) -> None:
+        """Account for `size` more bytes of bodies; refused where they are too many."""
+        if self._held + size > MAX_HELD:
+            raise Refused("503 Service Unavailable", "The server holds too many large requests. Try again soon.")
+        self._held += size
+
+    def release(self, size: int) -> None:
+        """They are gone."""
+        self._held -= size
+
+
+def start_fences(endpoints: Endpoints) -> list[Fence]:
+    """One before each of Triton's HTTP servers that `endpoints` keep inside; whoever reads metrics sends nothing.
+
+    ServeError where a port was taken meanwhile.
+    """
+    http = Fence(endpoints.reached_http, endpoints.http, endpoints.inner_http)
+    metrics = Fence(endpoints.address, endpoints.metrics, endpoints.inner_metrics, max_body=0)
+    started = []
+    try:
+        for fence in (http, metrics):
+            fence.start()
+            started.append(fence)
+    except ServeError:
+        for fence in started:
+            fence.stop()
+        raise
+    return started
+
+
+class _Connection:
+    """One caller's requests, in order, over one connection of its own to Triton."""
+
+    def __init__(self, fence: Fence, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._fence, self._reader, self._writer = fence, reader, writer
+        self._held = 0
+
+    async def run(self, inner: int) -> None:
+        """Until the caller has no more to ask."""
+        self._fence.check_room()
+        upstream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        try:
+            while (head := await self._head()) is not None:
+                try:
+                    body = await self._body(head)
+                    await _checked(body, head.get(_JSON_LENGTH))
+                    if upstream is None or upstream[0].at_eof():
+                        upstream = await self._connect(inner)
+                    upstream[1].write(_forwarded(head, len(body)))
+                    upstream[1].write(body)
+                    await upstream[1].drain()
+                    again = await relay(upstream[0], self._writer, head.method)
+                finally:
+                    self._let_go()
+                if not (again and head.goes_on):
+                    return
+        finally:
+            if upstream is not None:
+                upstream[1].close()
+
+    async def _connect(self, inner: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        try:
+            return await asyncio.open_connection("127.0.0.1", inner, limit=MAX_HEAD)
+        except OSError as error:
+            raise Refused("503 Service Unavailable", "The server is not ready. Try again in a second.") from error
+
+    async def _head(self) -> Head | None:
+        try:
+            async with asyncio.timeout(IDLE):
+                return Head.read(await self._reader.readuntil(b"\r\n\r\n"))
+        except asyncio.IncompleteReadError as error:
+            if not error.partial.strip():
+                return None
+            raise
+        except asyncio.LimitOverrunError as error:
+            sentence = f"The header is larger than {MAX_HEAD >> 10} KiB. Send a smaller one."
+            raise Refused("431 Request Header Fields Too Large", sentence) from error
+
+    async def _body(self, head: Head) -> bytes:
+        length, coding = head.get(b"content-length"), head.get(b"transfer-encoding")
+        if (head.get(b"content-encoding") or b"identity").lower() != b"identity":
+            sentence = "A compressed body is not taken. Send it as it is, without Content-Encoding."
+            raise Refused("415 Unsupported Media Type", sentence)
+        if length is not None and coding is not None:
+            raise Refused("400 Bad Request", "Content-Length and Transfer-Encoding exclude each other. Send one.")
+        if (head.get(b"expect") or b"").lower() == b"100-continue":
+            self._writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if coding is not None:
+            if coding.lower() != b"chunked":
+                raise Refused("501 Not Implemented", "The only Transfer-Encoding that is taken is chunked.")
+            return await self._chunks()
+        if length is None:
+            return b""
+        if not length.isdigit():
+            raise Refused("400 Bad Request", "Content-Length is not a number of bytes.")
+        return await self._exactly(int(length) if len(length) < 16 else MAX_BODY + 1)
+
+    async def _exactly(self, size: int) -> bytes:
+        """The next `size` bytes. Held only once they are here: who announces much has not sent it yet."""
+        if size + self._held > self._fence.max_body:
+            sentence = f"The body is larger than {self._fence.max_body >> 20} MiB. Send fewer texts at a time."
+            raise Refused("413 Content Too Large", sentence)
+        pieces = []
+        while size:
+            async with asyncio.timeout(STALLED):
+                piece = await self._reader.read(min(size, _PIECE))
+            if not piece:
+                raise asyncio.IncompleteReadError(b"", size)
+            self._fence.hold(len(piece))
+            self._held += len(piece)
+            pieces.append(piece)
+            size -= len(piece)
+        return b"".join(pieces)
+
+    async def _chunks(self) -> bytes:
+        pieces = bytearray()
+        for _ in range(MAX_CHUNKS):
+            await asyncio.sleep(0)  # what has arrived already is read without a pause, and others wait
+            async with asyncio.timeout(STALLED):
+                line = (await self._reader.readuntil(b"\r\n"))[:-2].partition(b";")[0].strip()
+            if not re.fullmatch(rb"[0-9A-Fa-f]{1,12}", line):
+                raise Refused("400 Bad Request", "A chunk's size is not a hexadecimal number.")
+            size = int(line, 16)
+            pieces += await self._exactly(size)
+            async with asyncio.timeout(STALLED):
+                if size and await self._reader.readexactly(2) != b"\r\n":
+                    raise Refused("400 Bad Request", "A chunk is not as long as it says.")
+                if not size:
+                    while await self._reader.readuntil(b"\r\n") != b"\r\n":
+                        pass  # trailers, which nobody reads
+                    return bytes(pieces)
+        sentence = f"The body has more than {MAX_CHUNKS} chunks. Send larger ones, or a Content-Length."
+        raise Refused("413 Content Too Large", sentence)
+
+    def _let_go(self) -> None:
+        self._fence.release(self._held)
+        self._held = 0
+
+
+async def _checked(body: bytes, json_length: bytes | None) -> None:
+    """`check_body`, of a large one beside the others."""
+    if len(body) > _PIECE:
+        await asyncio.to_thread(check_body, body, json_length)
+    else:
+        check_body(body, json_length)
+
+
+def _forwarded(head: Head, size: int) -> bytes:
+    lines = [b"%s %s HTTP/1.1" % (head.method, head.target)]
+    lines += [b"%s: %s" % field for field in head.fields if field[0].lower() not in _HOP]
+    if size or head.method == b"POST":
+        lines.append(b"Content-Length: %d" % size)
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, refused: Refused) -> None:
+    """Answer as Triton does, and read on for a moment: a caller that is still sending would see a reset instead."""
+    body = json.dumps({"error": str(refused)}).encode()
+    head = f"HTTP/1.1 {refused.status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    writer.write(head.encode() + b"\r\nConnection: close\r\n\r\n" + body)
+    await writer.drain()
+    writer.write_eof()
+    async with asyncio.timeout(2):
+        while await reader.read(_PIECE):
+            pass
