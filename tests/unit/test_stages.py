@@ -6,18 +6,26 @@ import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pytest
 
 from building import text_inputs
 from tritext import errors
-from tritext.errors import EngineError, InvalidInput, StageFault, TritextError
+from tritext.errors import EngineError, InvalidInput, Overloaded, StageFault, TritextError
 from tritext.pipeline import Pipeline, Trace
 from tritext.repository import BuiltModel, committed
 from tritext.settings import EngineSettings, TaskSettings
-from tritext.stages.base import Answer, Request, process_isolated
+from tritext.stages.base import (
+    REFUSED_DEADLINE,
+    REFUSED_INVALID,
+    REFUSED_OVERLOAD,
+    Answer,
+    Request,
+    process_isolated,
+    zeros,
+)
 
 
 class Panic(BaseException):
@@ -204,7 +212,7 @@ class FakeTensor:
 
 
 class FakeError(Exception):
-    INVALID_ARG, INTERNAL = "INVALID_ARG", "INTERNAL"
+    INVALID_ARG, INTERNAL, UNAVAILABLE = "INVALID_ARG", "INTERNAL", "UNAVAILABLE"
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
@@ -224,6 +232,26 @@ class FakeRequest:
     def parameters(self) -> str:
         return self._parameters
 
+    def timeout(self) -> int:
+        return 0
+
+
+class FakeFamily:
+    """A MetricFamily; `told` has what each of its metrics came to, by its labels."""
+
+    COUNTER = "counter"
+    told: ClassVar[dict[str, float]] = {}
+
+    def __init__(self, name: str, description: str, kind: str) -> None:
+        assert description
+        assert kind == self.COUNTER
+        self._name = name
+
+    def Metric(self, labels: dict[str, str]) -> Any:  # noqa: N802 - Triton's name
+        key = f"{self._name} {' '.join(labels.values())}"
+        self.told[key] = 0.0
+        return types.SimpleNamespace(increment=lambda value: self.told.update({key: self.told[key] + value}))
+
 
 @pytest.fixture
 def adapter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[type], Any]]:
@@ -234,22 +262,36 @@ def adapter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[type], Any]]:
     fake.get_input_tensor_by_name = lambda request, name: (
         FakeTensor(name, request.tensors[name]) if name in request.tensors else None
     )
+    fake.MetricFamily = FakeFamily
+    FakeFamily.told.clear()
     fake.Logger = types.SimpleNamespace(log_error=fake.lines.append, log_warn=fake.lines.append)
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
     monkeypatch.delitem(sys.modules, "tritext.stages.adapter", raising=False)
     logger = logging.getLogger("tritext")
     before = list(logger.handlers)
 
+    models: list[Any] = []
+
     def load(stage: type) -> Any:
         from tritext.stages.adapter import StageModel
 
         model = type("TritonPythonModel", (StageModel,), {"stage": stage})()
         config = {"input": [{"name": "IN"}, {"name": "MAYBE"}], "output": [{"name": "OUT"}]}
-        model.initialize({"model_repository": "x", "model_version": "1", "model_config": json.dumps(config)})
+        model.initialize(
+            {
+                "model_name": "step",
+                "model_repository": "x",
+                "model_version": "1",
+                "model_config": json.dumps(config),
+            }
+        )
+        models.append(model)
         model.lines = fake.lines
         return model
 
     yield load
+    for model in models:
+        model.finalize()
     logger.handlers[:] = before
     sys.modules.pop("tritext.stages.adapter", None)
 
@@ -298,6 +340,33 @@ def test_what_was_not_sent_is_not_among_the_inputs(adapter: Callable[[type], Any
     (seen,) = model._stage.seen
     assert set(seen.inputs) == {"IN"}
     assert seen.parameters == {"top_k": 2}
+
+
+class Choosy(Stage):
+    """Refuses what has a parameter `refuse`, for the reason that is its value."""
+
+    def __init__(self) -> None:
+        self.counts = zeros(REFUSED_INVALID, REFUSED_OVERLOAD, REFUSED_DEADLINE)
+
+    def process(self, requests: Sequence[Request]) -> list[Answer | TritextError]:
+        errors = {
+            "invalid": InvalidInput("IN is wrong."),
+            "overload": Overloaded("Too much. Try again in 1 s."),
+            "deadline": Overloaded("Too late.", misses_deadline=True),
+        }
+        return [errors[str(request.parameters["refuse"])] for request in requests]
+
+
+def test_refusals_have_a_code_and_are_counted_by_reason(adapter: Callable[[type], Any]) -> None:
+    model = adapter(Choosy)
+    reasons = ["invalid", "overload", "overload", "deadline"]
+    responses = model.execute([FakeRequest(json.dumps({"refuse": reason}), IN=np.ones((1, 1))) for reason in reasons])
+    assert [response.error.code for response in responses] == ["INVALID_ARG", *["UNAVAILABLE"] * 3]
+    assert responses[1].error.message == "Too much. Try again in 1 s."
+    model.finalize()
+    told = dict(FakeFamily.told)
+    assert told.pop("tritext_step_seconds_total step") > 0
+    assert told == {f"tritext_refusals_total step {reason}": reasons.count(reason) for reason in set(reasons)}
 
 
 def test_unreadable_requests_alone(adapter: Callable[[type], Any]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
+from tritext.admission import DEFAULT_GOAL
 from tritext.cli.progress import TerminalProgress
 from tritext.errors import ServeError
 
@@ -45,6 +46,12 @@ def serve(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of each encoder; as many as there are cores if not given.")
     ] = None,
+    latency_goal: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", min=0.0, help="Refuse what would wait longer, and say when to try again; 0: nothing."
+        ),
+    ] = DEFAULT_GOAL,
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.1, help="How long the models may take to load.")
     ] = 120.0,
@@ -64,6 +71,7 @@ def serve(
         metrics_port=metrics_port,
         log_level=log_level.value,
         threads=threads,
+        latency_goal=latency_goal,
         log=lambda line: console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True),
     )
     with _until_signalled():

@@ -49,6 +49,7 @@ BY_SENTENCE: Final[tuple[tuple[re.Pattern[str], type[TritextError]], ...]] = (
     (re.compile(r"^in ensemble .*(unknown model|not at ready state|no available versions)"), Unavailable),
     (re.compile(r"unknown model|not at ready state|no available versions"), ModelNotFound),
     (re.compile(r"message larger than max"), InvalidInput),
+    (re.compile(r"Request timeout expired"), DeadlineExceeded),
 )
 
 _PREFIX: Final = re.compile(r"^(in ensemble '[^']*', |\[request id: [^\]]*\] )+")
@@ -127,7 +128,8 @@ def _unavailable(sentence: str, context: Context) -> str:
             f"gRPC port of one; model {context.model} was asked for."
         )
     server, which = f"The server at {context.address}", _which(context.items)
-    return f"{server} cannot serve model {context.model} now{which}: {_stop(sentence)} Try again."
+    again = "" if "Try again" in sentence else " Try again."
+    return f"{server} cannot serve model {context.model} now{which}: {_stop(sentence)}{again}"
 
 
 def _which(items: range | None) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
+from tritext import admission
 from tritext.engines.machine import THREADS
 from tritext.errors import ServeError
 from tritext.repository import BuiltModel
@@ -34,7 +35,8 @@ class Server:
 
     A context manager: entering starts it, leaving stops it. Port 0 picks a free one. Lines of Triton's log at
     `log_level` or above go to `log`, one call a line, from a thread of its own (default: to standard error).
-    Each encoder runs `threads` threads, all cores where None. `arguments` are passed on to tritonserver. A key made
+    Each encoder runs `threads` threads, all cores where None. A request that would wait longer than `latency_goal`
+    seconds is refused (0: none is). `arguments` are passed on to tritonserver. A key made
     for each start, and kept here, is needed for everything but inference, health, metadata and configurations.
     """
 
@@ -50,6 +52,7 @@ class Server:
         log_level: LogLevel = "warning",
         log: Callable[[str], None] | None = None,
         threads: int | None = None,
+        latency_goal: float = admission.DEFAULT_GOAL,
         arguments: Sequence[str] = (),
     ) -> None:
         self.repository = repository.resolve()
@@ -58,6 +61,7 @@ class Server:
         self._wanted = (host, grpc_port, http_port, metrics_port)
         self._log = Log(log_level, log or _to_stderr)
         self._threads = {} if threads is None else {THREADS: str(threads)}
+        self._latency_goal = latency_goal
         self._arguments = (*(["--log-verbose=1"] if log_level == "debug" else []), *arguments)
         self._endpoints: Endpoints | None = None
         self._process: Process | None = None
@@ -120,7 +124,11 @@ class Server:
         self._remote = Remote(self.grpc_url, key)
         self._process = Process(
             command.line(installation, self._endpoints, names, key=key, segments=segments, extra=extra),
-            environment={**installation.environment, **self._threads},
+            environment={
+                **installation.environment,
+                **self._threads,
+                **admission.environment(segments, self._latency_goal),
+            },
             folder=self.repository,
             log=self._log,
             segments=segments,

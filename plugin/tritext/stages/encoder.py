@@ -11,7 +11,8 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tritext import contract
+from tritext import admission, contract
+from tritext.admission import Meter
 from tritext.engines import engine_named
 from tritext.engines.base import Runner, RunnerOptions
 from tritext.engines.batching import Call, Layout, Texts
@@ -22,7 +23,7 @@ from tritext.errors import EngineError, RepositoryError, TritextError
 from tritext.manifest import CHECK, Example, read_reference
 from tritext.naming import ENGINE_ROLE, sibling
 from tritext.settings import EngineSettings, Variant
-from tritext.stages.base import Answer, Counts, Request
+from tritext.stages.base import COMPUTED_TOKENS, ENCODER_CALLS, TEXTS, TOKENS, Answer, Request, zeros
 
 # Calls of a plan's own model at a time: two instances of it compute or copy, one call waits for them.
 _IN_FLIGHT: Final = 3
@@ -42,7 +43,8 @@ class EncoderStage:
         self._pool = ThreadPoolExecutor(self._streams)  # starts its threads when they are first needed
         self._turn = turn() if runner.uses_cores else NoTurn()
         self.uses_cores = runner.uses_cores
-        self.counts = Counts()
+        self.counts = zeros(TEXTS, TOKENS, COMPUTED_TOKENS, ENCODER_CALLS)
+        self.meter: Meter | None = None
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -63,6 +65,7 @@ class EncoderStage:
             except EngineError as error:
                 faults.append(f"{name}: {error}")
                 continue
+            stage.meter = admission.meter(folder)  # not before: nobody waits for a check
             if faults:
                 _log.warning("%s runs as %s here, not as built. %s", folder.parent.name, name, " ".join(faults))
             return stage
@@ -104,7 +107,7 @@ class EncoderStage:
         if not examples:
             return []
         answers = self.process([Request(example.encoder_arrays(self._settings.inputs)) for example in examples])
-        self.counts = Counts()
+        self.counts.update(dict.fromkeys(self.counts, 0.0))
         logits = [{} if isinstance(answer, TritextError) else answer for answer in answers]
         return [
             _difference(example.logits, each.get(contract.LOGITS.name))
@@ -114,15 +117,16 @@ class EncoderStage:
     def process(self, requests: Sequence[Request]) -> list[Answer | TritextError]:
         """Logits [N, C] or [N, L, C] for each request, padded as its ids were."""
         texts = Texts.of([request.inputs for request in requests], self._settings.inputs)
-        results: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
-        calls = self._layout.calls(texts, self._settings.pad_id, per_text=self._settings.per_text)
-        for call, output in self._run(calls):
-            for index, logits in call.logits(output):
-                results[index] = logits
-            self.counts.encoder_calls += 1
-            self.counts.computed_tokens += call.computed
-        self.counts.texts += len(texts)
-        self.counts.tokens += int(texts.lengths.sum())
+        tokens = int(texts.lengths.sum())
+        if self.meter:
+            self.meter.begin(tokens)
+        try:
+            results = self._results(texts)
+        finally:
+            if self.meter:
+                self.meter.end()
+        self.counts[TEXTS] += len(texts)
+        self.counts[TOKENS] += tokens
         answers: list[Answer | TritextError] = []
         start = 0
         for request in requests:
@@ -130,6 +134,19 @@ class EncoderStage:
             answers.append({contract.LOGITS.name: _stacked(results[start : start + len(ids)], ids.shape)})
             start += len(ids)
         return answers
+
+    def _results(self, texts: Texts) -> list[NDArray[np.float32]]:
+        """The logits of each of `texts`, [C] or [l, C]."""
+        results: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
+        calls = self._layout.calls(texts, self._settings.pad_id, per_text=self._settings.per_text)
+        for call, output in self._run(calls):
+            for index, logits in call.logits(output):
+                results[index] = logits
+            if self.meter:
+                self.meter.progress(int(texts.lengths[call.indices].sum()))
+            self.counts[ENCODER_CALLS] += 1
+            self.counts[COMPUTED_TOKENS] += call.computed
+        return results
 
     def _run(self, calls: Iterator[Call]) -> Iterator[tuple[Call, NDArray[np.float32]]]:
         """Run `calls`, as many at once as the engine has streams, and let other encoders have their turns between."""
