@@ -18,11 +18,13 @@ import os
 import time
 import weakref
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
+from tritext.deadlines import Deadlines
 from tritext.naming import STEP_PATTERN
 
 BOARDS: Final = "TRITEXT_BOARDS"  # environment: how the paths of the boards begin
@@ -39,6 +41,8 @@ _GOALS: Final = 4  # after so many latency goals nothing waits any more: it was 
 _HALF_LIFE: Final = 0.5  # seconds of work; of the measured rate
 _ENOUGH: Final = 0.1  # seconds of work, before which no rate is told
 _SOONEST: Final = 0.1  # seconds; sooner than this nobody need come again
+
+T = TypeVar("T")
 
 _log: Final = logging.getLogger("tritext")
 
@@ -247,23 +251,31 @@ def gate(version: Path) -> Gate | None:
         goal = float(os.environ.get(LATENCY_GOAL, "0"))
     except ValueError:
         goal = 0.0
-    board = _board(version) if goal > 0 else None
-    return Gate(board, goal) if board else None
+    path = _path(version)
+    return _made(version, lambda: Gate(Board(path), goal)) if path and goal > 0 else None
 
 
 def meter(version: Path) -> Meter | None:
     """For the encoder step in that version folder; None as in `gate`."""
-    board = _board(version)
-    return Meter(board) if board else None
+    path = _path(version)
+    return _made(version, lambda: Meter(Board(path))) if path else None
 
 
-def _board(version: Path) -> Board | None:
-    """The one that all steps of a build share."""
+def deadlines(version: Path) -> Deadlines | None:
+    """For both steps; None as in `gate`."""
+    path = _path(version)
+    return _made(version, lambda: Deadlines(path.with_name(f"{path.name}_deadlines"))) if path else None
+
+
+def _path(version: Path) -> Path | None:
+    """Of the board that all steps of a build share."""
     prefix, step = os.environ.get(BOARDS), STEP_PATTERN.fullmatch(version.parent.name)
-    if not prefix or not step:
-        return None
+    return Path(f"{prefix}{step['name']}_{step['build']}") if prefix and step else None
+
+
+def _made(version: Path, make: Callable[[], T]) -> T | None:
     try:
-        return Board(Path(f"{prefix}{step['name']}_{step['build']}"))
+        return make()
     except OSError as error:
         _log.warning("%s works without admission: its board cannot be had (%s).", version.parent.name, error)
         return None

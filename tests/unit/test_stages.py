@@ -18,7 +18,7 @@ from tritext.pipeline import Pipeline, Trace
 from tritext.repository import BuiltModel, committed
 from tritext.settings import EngineSettings, TaskSettings
 from tritext.stages.base import (
-    REFUSED_DEADLINE,
+    REFUSED_EXPIRED,
     REFUSED_INVALID,
     REFUSED_OVERLOAD,
     Answer,
@@ -235,6 +235,9 @@ class FakeRequest:
     def timeout(self) -> int:
         return 0
 
+    def request_id(self) -> str:
+        return ""
+
 
 class FakeFamily:
     """A MetricFamily; `told` has what each of its metrics came to, by its labels."""
@@ -346,20 +349,20 @@ class Choosy(Stage):
     """Refuses what has a parameter `refuse`, for the reason that is its value."""
 
     def __init__(self) -> None:
-        self.counts = zeros(REFUSED_INVALID, REFUSED_OVERLOAD, REFUSED_DEADLINE)
+        self.counts = zeros(REFUSED_INVALID, REFUSED_OVERLOAD, REFUSED_EXPIRED)
 
     def process(self, requests: Sequence[Request]) -> list[Answer | TritextError]:
         errors = {
             "invalid": InvalidInput("IN is wrong."),
             "overload": Overloaded("Too much. Try again in 1 s."),
-            "deadline": Overloaded("Too late.", misses_deadline=True),
+            "expired": Overloaded("Too late.", misses_deadline=True),
         }
         return [errors[str(request.parameters["refuse"])] for request in requests]
 
 
 def test_refusals_have_a_code_and_are_counted_by_reason(adapter: Callable[[type], Any]) -> None:
     model = adapter(Choosy)
-    reasons = ["invalid", "overload", "overload", "deadline"]
+    reasons = ["invalid", "overload", "overload", "expired"]
     responses = model.execute([FakeRequest(json.dumps({"refuse": reason}), IN=np.ones((1, 1))) for reason in reasons])
     assert [response.error.code for response in responses] == ["INVALID_ARG", *["UNAVAILABLE"] * 3]
     assert responses[1].error.message == "Too much. Try again in 1 s."

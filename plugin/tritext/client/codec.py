@@ -6,6 +6,7 @@ length in four bytes, little-endian).
 """
 
 import json
+import random
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -37,12 +38,13 @@ class RequestEncoder:
     def encode(self, batch: Batch, timeout: float | None = None) -> Any:
         """A ModelInferRequest with TEXT [N, 1] and, for pairs, TEXT_PAIR [N, 1].
 
-        `timeout`: seconds that it may wait in front of a step (Triton's own parameter, in microseconds).
+        `timeout`: seconds that it has, Triton's own parameter; with it goes an id, for the steps to know it by.
         """
         request = self._make()
         request.CopyFrom(self._template)
         if timeout is not None:
             request.parameters["timeout"].int64_param = max(1, int(timeout * 1e6))
+            request.id = f"{random.getrandbits(64):016x}"
         _attach(request, contract.TEXT.name, batch.texts)
         if batch.pairs is not None:
             _attach(request, contract.TEXT_PAIR.name, batch.pairs)

@@ -46,7 +46,7 @@ BY_CODE: Final[Mapping[str, type[TritextError]]] = {
 BY_SENTENCE: Final[tuple[tuple[re.Pattern[str], type[TritextError]], ...]] = (
     (re.compile(r"Stub process .* is not healthy"), Unavailable),
     # A step that is being reloaded, not the model that was asked for.
-    (re.compile(r"^in ensemble .*(unknown model|not at ready state|no available versions)"), Unavailable),
+    (re.compile(r"\bin ensemble .*(unknown model|not at ready state|no available versions)"), Unavailable),
     (re.compile(r"unknown model|not at ready state|no available versions"), ModelNotFound),
     (re.compile(r"message larger than max"), InvalidInput),
     (re.compile(r"Request timeout expired"), DeadlineExceeded),

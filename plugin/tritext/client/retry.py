@@ -15,7 +15,7 @@ from typing import Final
 _HINT: Final = re.compile(r"Try again in (\d+(?:\.\d+)?) s\b")
 _FULL: Final = re.compile(r"Exceeds maximum queue size")
 _BROKEN: Final = re.compile(
-    r"Stub process .* is not healthy|^in ensemble .*(unknown model|not at ready state|no available versions)"
+    r"Stub process .* is not healthy|\bin ensemble .*(unknown model|not at ready state|no available versions)"
 )
 
 FIRST: Final = 0.1  # seconds

@@ -75,7 +75,7 @@ class StageModel:
             inputs = {name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None}
             timeout = request.timeout() / 1e6 or None  # microseconds, 0: none
             parameters = json.loads(request.parameters() or "{}")
-            return Request(inputs, parameters, timeout)
+            return Request(inputs, parameters, timeout, request.request_id())
         except Exception as error:  # noqa: BLE001 - what leaves `execute` would fail the whole batch
             return fault(self._stage, error)
 

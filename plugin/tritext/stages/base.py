@@ -20,12 +20,13 @@ _log.addHandler(logging.NullHandler())  # outside of Triton nobody may listen, a
 class Request:
     """One request to a stage. `inputs` leaves out what was not sent; `parameters` are as sent.
 
-    ``timeout``: the seconds that its caller gives it in front of each step; None: any time.
+    ``timeout``: the seconds that its caller gave it, None for any time; ``id``: what its caller calls it, if anything.
     """
 
     inputs: Mapping[str, NDArray[Any]]
     parameters: Mapping[str, object] = field(default_factory=dict)
     timeout: float | None = None
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ ENCODER_CALLS: Final = Count("encoder_calls")
 TRUNCATIONS: Final = Count("truncations")
 REFUSED_INVALID: Final = Count("refusals", "invalid")
 REFUSED_OVERLOAD: Final = Count("refusals", "overload")
-REFUSED_DEADLINE: Final = Count("refusals", "deadline")
+REFUSED_EXPIRED: Final = Count("refusals", "expired")
 
 DESCRIPTIONS: Final[Mapping[str, str]] = {
     "step_seconds": "Seconds that the step was at work.",
@@ -56,7 +57,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
     "computed_tokens": "Positions that the engine computed, padding included.",
     "encoder_calls": "Calls of the engine.",
     "truncations": "Texts that were cut.",
-    "refusals": "Requests refused: invalid, for overload, or because their deadline could not be kept.",
+    "refusals": "Requests refused: invalid, for overload, or because their own time was up or would have been.",
 }
 
 
@@ -77,7 +78,7 @@ def refusal(error: TritextError) -> Count | None:
     if isinstance(error, InvalidInput):
         return REFUSED_INVALID
     if isinstance(error, Overloaded):
-        return REFUSED_DEADLINE if error.misses_deadline else REFUSED_OVERLOAD
+        return REFUSED_EXPIRED if error.misses_deadline else REFUSED_OVERLOAD
     return None
 
 

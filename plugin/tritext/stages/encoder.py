@@ -13,20 +13,24 @@ from numpy.typing import NDArray
 
 from tritext import admission, contract
 from tritext.admission import Meter
+from tritext.deadlines import Deadlines
 from tritext.engines import engine_named
 from tritext.engines.base import Runner, RunnerOptions
 from tritext.engines.batching import Call, Layout, Texts
 from tritext.engines.layouts import layout_from
 from tritext.engines.machine import streams, threads
 from tritext.engines.turns import NoTurn, turn
-from tritext.errors import EngineError, RepositoryError, TritextError
+from tritext.errors import EngineError, Overloaded, RepositoryError, TritextError
 from tritext.manifest import CHECK, Example, read_reference
 from tritext.naming import ENGINE_ROLE, sibling
 from tritext.settings import EngineSettings, Variant
-from tritext.stages.base import COMPUTED_TOKENS, ENCODER_CALLS, TEXTS, TOKENS, Answer, Request, zeros
+from tritext.stages.base import COMPUTED_TOKENS, ENCODER_CALLS, REFUSED_EXPIRED, TEXTS, TOKENS, Answer, Request, zeros
 
 # Calls of a plan's own model at a time: two instances of it compute or copy, one call waits for them.
 _IN_FLIGHT: Final = 3
+
+# As Triton says it of a request that is overdue in front of the tokenizer.
+_EXPIRED: Final = "Request timeout expired: it waited for the encoder for longer than its caller gave it."
 
 _log: Final = logging.getLogger("tritext")
 
@@ -43,8 +47,9 @@ class EncoderStage:
         self._pool = ThreadPoolExecutor(self._streams)  # starts its threads when they are first needed
         self._turn = turn() if runner.uses_cores else NoTurn()
         self.uses_cores = runner.uses_cores
-        self.counts = zeros(TEXTS, TOKENS, COMPUTED_TOKENS, ENCODER_CALLS)
+        self.counts = zeros(TEXTS, TOKENS, COMPUTED_TOKENS, ENCODER_CALLS, REFUSED_EXPIRED)
         self.meter: Meter | None = None
+        self.deadlines: Deadlines | None = None
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -65,7 +70,8 @@ class EncoderStage:
             except EngineError as error:
                 faults.append(f"{name}: {error}")
                 continue
-            stage.meter = admission.meter(folder)  # not before: nobody waits for a check
+            # Not before: nobody waits for a check.
+            stage.meter, stage.deadlines = admission.meter(folder), admission.deadlines(folder)
             if faults:
                 _log.warning("%s runs as %s here, not as built. %s", folder.parent.name, name, " ".join(faults))
             return stage
@@ -116,18 +122,29 @@ class EncoderStage:
 
     def process(self, requests: Sequence[Request]) -> list[Answer | TritextError]:
         """Logits [N, C] or [N, L, C] for each request, padded as its ids were."""
-        texts = Texts.of([request.inputs for request in requests], self._settings.inputs)
-        tokens = int(texts.lengths.sum())
+        late = [self._is_late(request) for request in requests]
+        timely = [request for request, is_late in zip(requests, late, strict=True) if not is_late]
         if self.meter:
-            self.meter.begin(tokens)
+            self.meter.begin(sum(int(request.inputs[contract.ATTENTION_MASK.name].sum()) for request in requests))
         try:
-            results = self._results(texts)
+            logits = iter(self._logits(timely))
         finally:
             if self.meter:
                 self.meter.end()
+        return [Overloaded(_EXPIRED, misses_deadline=True) if is_late else next(logits) for is_late in late]
+
+    def _is_late(self, request: Request) -> bool:
+        """Whether nobody waits for its answer any more."""
+        return bool(self.deadlines and request.timeout and request.id and self.deadlines.passed(request.id))
+
+    def _logits(self, requests: Sequence[Request]) -> list[Answer]:
+        if not requests:
+            return []
+        texts = Texts.of([request.inputs for request in requests], self._settings.inputs)
+        results = self._results(texts)
         self.counts[TEXTS] += len(texts)
-        self.counts[TOKENS] += tokens
-        answers: list[Answer | TritextError] = []
+        self.counts[TOKENS] += int(texts.lengths.sum())
+        answers = []
         start = 0
         for request in requests:
             ids = request.inputs[contract.INPUT_IDS.name]

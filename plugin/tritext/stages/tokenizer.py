@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from tritext import admission, contract, parameters
 from tritext.admission import Gate
+from tritext.deadlines import Deadlines
 from tritext.engines.shapes import bucket
 from tritext.errors import InvalidInput, Overloaded, RepositoryError, TritextError
 from tritext.parameters import Parameters
 from tritext.settings import TOKENIZER, TaskSettings
 from tritext.stages.base import (
-    REFUSED_DEADLINE,
+    REFUSED_EXPIRED,
     REFUSED_INVALID,
     REFUSED_OVERLOAD,
     TRUNCATIONS,
@@ -45,7 +46,8 @@ class TokenizerStage:
         self._tokenizer = tokenizer
         self._estimate = Estimate(settings.max_length)
         self.gate: Gate | None = None
-        self.counts = zeros(TRUNCATIONS, REFUSED_INVALID, REFUSED_OVERLOAD, REFUSED_DEADLINE)
+        self.deadlines: Deadlines | None = None
+        self.counts = zeros(TRUNCATIONS, REFUSED_INVALID, REFUSED_OVERLOAD, REFUSED_EXPIRED)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -58,7 +60,7 @@ class TokenizerStage:
         except Exception as error:  # the library raises nothing more special
             raise RepositoryError(f"{path} cannot be read ({error}). Build the model again.") from error
         stage = cls(settings, tokenizer)
-        stage.gate = admission.gate(folder)
+        stage.gate, stage.deadlines = admission.gate(folder), admission.deadlines(folder)
         return stage
 
     def process(self, requests: Sequence[Request]) -> list[Answer | TritextError]:
@@ -94,6 +96,8 @@ class TokenizerStage:
     def _judge(self, request: Request) -> _Job | InvalidInput:
         try:
             read = parameters.parse(self._task.parameters, request.parameters, self._settings.defaults)
+            if self.deadlines and request.timeout and request.id:
+                self.deadlines.note(request.id, request.timeout)
             return _Job(_texts(request), read, is_encoded=contract.COUNT_ONLY not in request.parameters)
         except InvalidInput as error:
             return error
