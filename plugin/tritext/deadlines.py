@@ -1,8 +1,8 @@
 """Deadlines that follow a request from the tokenizer to the encoder, so that overdue work is not begun.
 
 Triton tells a step a request's id and how long it may wait (its parameter `timeout`), but not since when, and neither
-that its caller has hung up. A queue policy of Triton's could drop what is overdue; but with one the encoder stands idle
-between batches, for half of the time under load (Triton 2.51, measured). So the tokenizer notes in a table in shared
+that its caller has hung up. A queue policy of Triton's could drop what is overdue; but with one a step stands idle
+until a request arrives or half a second has passed (Triton 2.51, measured). So the tokenizer notes in a table in shared
 memory when each request that has an id and a timeout is due, and the encoder looks there before it begins. A request
 without an id, or whose place in the table another one took, is never overdue.
 """

@@ -29,7 +29,7 @@ from tritext.stages.base import COMPUTED_TOKENS, ENCODER_CALLS, REFUSED_EXPIRED,
 # Calls of a plan's own model at a time: two instances of it compute or copy, one call waits for them.
 _IN_FLIGHT: Final = 3
 
-# As Triton says it of a request that is overdue in front of the tokenizer.
+# As Triton says it of a request that is overdue in a queue with a policy.
 _EXPIRED: Final = "Request timeout expired: it waited for the encoder for longer than its caller gave it."
 
 _log: Final = logging.getLogger("tritext")
