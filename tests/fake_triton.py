@@ -38,6 +38,7 @@ class Seen:
     parameters: dict[str, Any]
     seconds_left: float | None
     timeout: int | None = None  # Triton's own parameter, microseconds
+    id: str = ""
 
 
 def label_of(text: str) -> str:
@@ -123,7 +124,7 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
                       request.parameters.items()}  # fmt: skip
         timeout = parameters.pop("timeout", None)
         left = context.time_remaining()
-        seen = Seen(request.model_name, raw["TEXT"], raw.get("TEXT_PAIR"), parameters, left, timeout)
+        seen = Seen(request.model_name, raw["TEXT"], raw.get("TEXT_PAIR"), parameters, left, timeout, request.id)
         try:
             answer = self._fake.infer(seen)
         except Refusal as refusal:

@@ -21,11 +21,13 @@ from tritext.stages.base import (
     REFUSED_EXPIRED,
     REFUSED_INVALID,
     REFUSED_OVERLOAD,
+    TRUNCATIONS,
     Answer,
     Request,
     process_isolated,
     zeros,
 )
+from tritext.stages.tokenizer import TokenizerStage
 
 
 class Panic(BaseException):
@@ -173,6 +175,13 @@ def test_refused_requests_leave_their_neighbours_alone(model: BuiltModel) -> Non
     sentences = [str(result) for result in results[1:6]]
     expected = ["not valid UTF-8", "Parameter top_k", "this model takes 128", "TEXT_PAIR has 1 rows", "TEXT is empty"]
     assert all(part in sentence for part, sentence in zip(expected, sentences, strict=True))
+
+
+def test_texts_that_are_cut_are_counted(model: BuiltModel) -> None:
+    tokenizer = TokenizerStage.load(model.step("tokenizer"))
+    tokenizer.process([Request(text_inputs(["word " * 500, "short"])), Request(text_inputs(["word " * 500]))])
+    tokenizer.process([Request(text_inputs(["short"]))])
+    assert tokenizer.counts[TRUNCATIONS] == 2
 
 
 def test_a_pipeline_of_refused_requests_alone(model: BuiltModel) -> None:
