@@ -40,7 +40,7 @@ _SETTLED: Final = 1.0  # seconds; on a starved machine an encoder may stand idle
 _GOALS: Final = 4  # after so many latency goals nothing waits any more: it was lost
 _HALF_LIFE: Final = 0.5  # seconds of work; of the measured rate
 _ENOUGH: Final = 0.1  # seconds of work, before which no rate is told
-_SOONEST: Final = 0.1  # seconds; sooner than this nobody need come again
+_SOONEST, _LATEST = 0.1, 1.0  # seconds; to come again costs little, and another encoder process may be free by then
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ class Overload:
     @property
     def again(self) -> float:
         """When half of what may wait has gone: before that a caller would only meet all others again."""
-        return max(_SOONEST, self.ahead - min(self.goal, self.timeout or self.goal) / 2)
+        return min(max(_SOONEST, self.ahead - min(self.goal, self.timeout or self.goal) / 2), _LATEST)
 
     def __str__(self) -> str:
         limit = (

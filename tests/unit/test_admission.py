@@ -87,7 +87,7 @@ def test_what_waits_longer_than_the_goal_is_refused_and_told_when_to_come(board:
     refusal = gate.pressure().refusal(None)
     assert refusal is not None
     assert str(refusal) == (
-        "There are 2.5 s of work waiting for this model already, and its latency goal is 2 s. Try again in 1.5 s."
+        "There are 2.5 s of work waiting for this model already, and its latency goal is 2 s. Try again in 1.0 s."
     )
 
 

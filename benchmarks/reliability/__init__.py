@@ -1,0 +1,1 @@
+"""What happens when things go wrong, at length. Each module is a command."""
