@@ -37,6 +37,8 @@ class Seen:
     pairs: list[str] | None
     parameters: dict[str, Any]
     seconds_left: float | None
+    timeout: int | None = None  # Triton's own parameter, microseconds
+    id: str = ""
 
 
 def label_of(text: str) -> str:
@@ -120,7 +122,9 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
             assert list(tensor.shape) == [len(raw[tensor.name]), 1]
         parameters = {name: getattr(value, value.WhichOneof("parameter_choice")) for name, value in
                       request.parameters.items()}  # fmt: skip
-        seen = Seen(request.model_name, raw["TEXT"], raw.get("TEXT_PAIR"), parameters, context.time_remaining())
+        timeout = parameters.pop("timeout", None)
+        left = context.time_remaining()
+        seen = Seen(request.model_name, raw["TEXT"], raw.get("TEXT_PAIR"), parameters, left, timeout, request.id)
         try:
             answer = self._fake.infer(seen)
         except Refusal as refusal:

@@ -63,5 +63,9 @@ PARAM_MAX_LENGTH: Final = "max_length"  # tokens, special tokens included
 PARAM_BUILD: Final = "build"
 PARAM_VERSION: Final = "tritext_version"
 
+# A request's parameter, of any value: that only TOKEN_COUNT is asked for, whereupon Triton leaves out the steps behind
+# the tokenizer, which cannot see that. The hyphen has builds that do not know it take it for a forwarded header.
+COUNT_ONLY: Final = "tritext-count-only"
+
 TEXT_CLASSIFICATION: Final = "text-classification"
 TOKEN_CLASSIFICATION: Final = "token-classification"  # noqa: S105 - no password

@@ -4,6 +4,7 @@
 
     TritextError
     ├── InvalidInput          a request's own fault: an input, a parameter; the server says INVALID_ARG
+    ├── Overloaded            a step refuses a request for now; the server says UNAVAILABLE, and when to try again
     ├── BuildError            a model could not be built
     │   ├── CheckpointError   the checkpoint cannot be read, or is of a kind not supported
     │   ├── ExportError       the exporter or the engine refuses the graph
@@ -30,6 +31,14 @@ class TritextError(Exception):
 
 class InvalidInput(TritextError):
     """A request that can never succeed as it was sent."""
+
+
+class Overloaded(TritextError):
+    """A request that could not be begun in time: too much is waiting. `misses_deadline`: the request's own."""
+
+    def __init__(self, message: str, *, misses_deadline: bool = False) -> None:
+        super().__init__(message)
+        self.misses_deadline = misses_deadline
 
 
 class BuildError(TritextError):

@@ -211,7 +211,7 @@ def test_a_server_that_loses_a_process_and_then_goes_away(repository: Path) -> N
                 os.kill(encoder, signal.SIGKILL)
             time.sleep(0.5)
             with pytest.raises(Unavailable, match="cannot serve model single now"):
-                client.classify("single", ["a"])
+                client.classify("single", ["a"], retries=1)
             assert client.classify("tokens", ["a"])
             server.stop()
             with pytest.raises(ClientError, match=r"Nobody answers|has no model|cannot serve"):

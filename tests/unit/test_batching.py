@@ -14,7 +14,7 @@ from tritext.engines.batching import Call, Packed, Sorted, Texts
 from tritext.engines.fixed import Bucketed, PackedCalls
 from tritext.engines.layouts import AnyLayout, layout_from, layout_values
 from tritext.settings import EngineSettings
-from tritext.stages.base import Request
+from tritext.stages.base import COMPUTED_TOKENS, ENCODER_CALLS, TEXTS, TOKENS, Request
 from tritext.stages.encoder import EncoderStage
 
 lengths = st.lists(st.integers(1, 700), min_size=1, max_size=60)
@@ -183,9 +183,9 @@ def test_the_stage_counts_what_it_does(layout: AnyLayout) -> None:
     encoder.process([request([[1] * 5, [2] * 30]), request([[3] * 7])])
     encoder.process([request([[4] * 40])])
     counts = encoder.counts
-    assert (counts.texts, counts.tokens) == (4, 82)
-    assert (counts.computed_tokens, counts.encoder_calls) == (runner.computed, runner.calls)
-    assert counts.computed_tokens >= counts.tokens
+    assert (counts[TEXTS], counts[TOKENS]) == (4, 82)
+    assert (counts[COMPUTED_TOKENS], counts[ENCODER_CALLS]) == (runner.computed, runner.calls)
+    assert counts[COMPUTED_TOKENS] >= counts[TOKENS]
 
 
 # --- how a layout is kept ----------------------------------------------------------------------------------------

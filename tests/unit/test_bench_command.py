@@ -55,7 +55,7 @@ def test_a_closed_and_an_open_loop_as_a_table(server: FakeTriton) -> None:
     done = bench(server, "--concurrency", "1,4", "--rate", 50)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert re.match(r"load +requests/s +texts/s +tokens/s +p50 ms +p90 ms +p99 ms +max ms +failed", lines[0])
+    assert re.match(r"load +req/s +texts/s +tokens/s +p50 ms +p90 ms +p99 ms +max ms +refused +failed", lines[0])
     assert [re.split(r"  +", line)[0] for line in lines[2:5]] == ["concurrency 1", "concurrency 4", "rate 50/s"]
     assert re.match(r"in the server +queue ms +tokenize +encode +postprocess", lines[6])
     assert max(map(len, lines)) <= 100
@@ -94,19 +94,26 @@ def test_so_many_requests_and_no_more(server: FakeTriton) -> None:
     assert level["requests_per_second"] * level["seconds"] == pytest.approx(10)
 
 
-def test_failures_are_told_by_kind(server: FakeTriton) -> None:
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (grpc.StatusCode.INTERNAL, r"requests failed: INTERNAL"),
+        (grpc.StatusCode.UNAVAILABLE, r"requests were refused, 99 % of them +within [\d.]+ ms"),
+    ],
+)
+def test_failures_are_told_by_kind_and_refusals_apart(server: FakeTriton, code: grpc.StatusCode, told: str) -> None:
     asked = 0
 
     def sometimes(seen: Seen) -> None:
         nonlocal asked
         asked += 1
         if asked > 20 and asked % 2:
-            raise Refusal(grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size")
+            raise Refusal(code, "Exceeds maximum queue size")
 
     server.behave = sometimes
     done = bench(server, "--concurrency", 2)
     assert done.returncode == 0
-    assert re.search(r"concurrency 2: \d+ of \d+ requests failed: UNAVAILABLE", done.stdout)
+    assert re.search(rf"concurrency 2: \d+ of \d+ {told}", " ".join(done.stdout.split()))
 
 
 def test_a_load_under_which_nothing_is_answered_is_an_error(server: FakeTriton, tmp_path: Path) -> None:

@@ -55,6 +55,14 @@ def test_a_quick_failure_makes_no_percentile_better() -> None:
     assert summary(quick, [1], [10]).p50 == pytest.approx(51)
 
 
+def test_refusals_are_counted_apart() -> None:
+    figures = summary(run(failing(range(0, 2400, 20), "refused")), [1], [10])  # those that took 1, 21, 41, … ms
+    assert (figures.refused, figures.failed) == (100, {})
+    assert figures.refused_p99 == pytest.approx(81)
+    assert figures.p99 == pytest.approx(99, abs=1.5)
+    assert figures.requests_per_second == pytest.approx(190, abs=1)
+
+
 def test_failures_while_warming_up_do_not_count() -> None:
     assert summary(run(failing(range(100))), [1], [10]).failed == {}
 

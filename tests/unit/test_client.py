@@ -494,3 +494,132 @@ def test_importing_the_client_imports_no_grpc_numpy_or_torch() -> None:
     code = "import sys, tritext.client; print([m for m in ('grpc', 'numpy', 'torch', 'asyncio') if m in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
+
+
+# --- refusals are tried again ------------------------------------------------------------------------------------
+
+HINT = "in ensemble 'spam', There are 2.5 s of work waiting. Try again in 0.2 s."
+FULL = "in ensemble 'spam', Exceeds maximum queue size"
+DEAD = "in ensemble 'spam', Stub process 'spam_encoder_1_0_0' is not healthy."
+RELOADED = "[request id: 1] in ensemble 'spam', Request for unknown model: 'spam_encoder_1' is not at ready state"
+
+
+class Refusing:
+    """Refuses each text's request the first `times` times."""
+
+    def __init__(self, details: str, times: int, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> None:
+        self._refusal, self._times = Refusal(code, details), times
+        self._lock = threading.Lock()
+        self.asked: dict[str, list[float]] = {}
+
+    def __call__(self, seen: Seen) -> None:
+        with self._lock:
+            asked = self.asked.setdefault(seen.texts[0], [])
+            asked.append(time.monotonic())
+            if len(asked) <= self._times:
+                raise self._refusal
+
+
+@pytest.mark.parametrize(
+    ("details", "code"),
+    [
+        (HINT, grpc.StatusCode.UNAVAILABLE),
+        (FULL, grpc.StatusCode.UNAVAILABLE),
+        (DEAD, grpc.StatusCode.INTERNAL),
+        (RELOADED, grpc.StatusCode.UNAVAILABLE),
+    ],
+)
+def test_a_refusal_is_tried_again(connect: Open, server: FakeTriton, details: str, code: grpc.StatusCode) -> None:
+    server.behave = behave = Refusing(details, 2, code)
+    assert [result.label for result in connect(server.address).classify("spam", ["ham"])] == ["ham"]
+    first, second, third = behave.asked["ham"]
+    assert min(second - first, third - second) >= (0.2 if details is HINT else 0.04)
+
+
+def test_order_and_every_result_survive_refusals(connect: Open, server: FakeTriton) -> None:
+    server.behave = Refusing(HINT, 1)
+    texts = ["x" * size for size in range(1, 41)]
+    begun = time.monotonic()
+    results = connect(server.address).classify_iter("spam", texts, batch_size=2, max_in_flight=8)
+    assert [result.label for result in results] == [label_of(text) for text in texts]
+    assert time.monotonic() - begun < 20 * 0.2, "each of those refused together has waited for itself"
+
+
+def test_what_is_flushed_comes_before_more_is_read_also_when_it_is_refused(connect: Open, server: FakeTriton) -> None:
+    server.behave = Refusing(HINT, 1)
+    got: list[str] = []
+
+    def live() -> Iterator[Any]:
+        yield "ham"
+        yield FLUSH
+        assert got == ["ham"]
+        yield "eggs"
+
+    for result in connect(server.address).classify_iter("spam", live()):
+        got += [result.label]
+    assert got == ["ham", "eggs"]
+
+
+@pytest.mark.parametrize(("retries", "asked"), [(0, 1), (2, 3)])
+def test_so_many_tries_and_no_more(connect: Open, server: FakeTriton, retries: int, asked: int) -> None:
+    server.behave = behave = Refusing(FULL, 99)
+    client = connect(server.address)
+    for ask in (client.classify, lambda *args, **options: list(client.classify_iter(*args, **options))):
+        behave.asked.clear()
+        with pytest.raises(Unavailable, match="Exceeds maximum queue size"):
+            ask("spam", ["ham", "ham"], batch_size=2, retries=retries)
+        assert len(behave.asked["ham"]) == asked
+
+
+def test_what_comes_too_late_is_not_waited_for(connect: Open, server: FakeTriton) -> None:
+    server.behave = behave = Refusing("Too much. Try again in 30 s.", 99)
+    begun = time.monotonic()
+    with pytest.raises(Unavailable, match=r"Try again in 30 s\.$"):
+        connect(server.address).classify("spam", ["ham"], timeout=5.0)
+    assert time.monotonic() - begun < 3
+    assert len(behave.asked["ham"]) == 1
+
+
+def test_all_tries_together_keep_within_the_timeout(connect: Open, server: FakeTriton) -> None:
+    server.behave = behave = Refusing(HINT, 99)
+    begun = time.monotonic()
+    with pytest.raises(Unavailable):
+        connect(server.address).classify("spam", ["ham"], timeout=1.5)
+    assert time.monotonic() - begun < 1.5 + 1
+    assert len(behave.asked["ham"]) > 1
+    left = [seen.seconds_left for seen in server.seen]
+    assert left == sorted(left, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("code", "details"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, "TEXT[0] is wrong. Try again in 0.1 s."),
+        (grpc.StatusCode.INTERNAL, "The server failed in EncoderStage; its log has the details."),
+        (grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'spam' is not found"),
+        (grpc.StatusCode.UNAVAILABLE, "Server is stopping, scheduler for model has stopped accepting requests"),
+    ],
+)
+def test_what_could_not_succeed_is_not_tried_again(
+    connect: Open, server: FakeTriton, code: grpc.StatusCode, details: str
+) -> None:
+    server.behave = behave = Refusing(details, 99, code)
+    with pytest.raises(TritextError):
+        connect(server.address).classify("spam", ["ham"])
+    assert len(behave.asked["ham"]) == 1
+
+
+def test_the_server_is_told_how_long_it_has_and_by_which_name_to_know_a_request(
+    connect: Open, server: FakeTriton
+) -> None:
+    connect(server.address).classify("spam", ["ham"], timeout=20.0)
+    (seen,) = server.seen
+    assert seen.timeout is not None
+    assert 10e6 < seen.timeout <= 20e6
+    assert len(seen.id) == 16
+
+
+@pytest.mark.parametrize("retries", [-1, 1.5, "two"])
+def test_retries_that_are_no_number(connect: Open, server: FakeTriton, retries: Any) -> None:
+    with pytest.raises(InvalidInput, match="Give a whole number, 0 for none"):
+        connect(server.address).classify("spam", ["ham"], retries=retries)

@@ -6,18 +6,28 @@ import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pytest
 
 from building import text_inputs
 from tritext import errors
-from tritext.errors import EngineError, InvalidInput, StageFault, TritextError
+from tritext.errors import EngineError, InvalidInput, Overloaded, StageFault, TritextError
 from tritext.pipeline import Pipeline, Trace
 from tritext.repository import BuiltModel, committed
 from tritext.settings import EngineSettings, TaskSettings
-from tritext.stages.base import Answer, Request, process_isolated
+from tritext.stages.base import (
+    REFUSED_EXPIRED,
+    REFUSED_INVALID,
+    REFUSED_OVERLOAD,
+    TRUNCATIONS,
+    Answer,
+    Request,
+    process_isolated,
+    zeros,
+)
+from tritext.stages.tokenizer import TokenizerStage
 from tritext.stages.told import unheaded
 
 
@@ -168,6 +178,13 @@ def test_refused_requests_leave_their_neighbours_alone(model: BuiltModel) -> Non
     assert all(part in sentence for part, sentence in zip(expected, sentences, strict=True))
 
 
+def test_texts_that_are_cut_are_counted(model: BuiltModel) -> None:
+    tokenizer = TokenizerStage.load(model.step("tokenizer"))
+    tokenizer.process([Request(text_inputs(["word " * 500, "short"])), Request(text_inputs(["word " * 500]))])
+    tokenizer.process([Request(text_inputs(["short"]))])
+    assert tokenizer.counts[TRUNCATIONS] == 2
+
+
 def test_a_pipeline_of_refused_requests_alone(model: BuiltModel) -> None:
     results = Pipeline.load(model).run([Request(text_inputs(["x"]), {"nonsense": 1})])
     assert isinstance(results[0], InvalidInput)
@@ -205,7 +222,7 @@ class FakeTensor:
 
 
 class FakeError(Exception):
-    INVALID_ARG, INTERNAL = "INVALID_ARG", "INTERNAL"
+    INVALID_ARG, INTERNAL, UNAVAILABLE = "INVALID_ARG", "INTERNAL", "UNAVAILABLE"
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
@@ -226,8 +243,28 @@ class FakeRequest:
     def parameters(self) -> str:
         return self._parameters
 
+    def timeout(self) -> int:
+        return 0
+
     def request_id(self) -> str:
         return self.id
+
+
+class FakeFamily:
+    """A MetricFamily; `told` has what each of its metrics came to, by its labels."""
+
+    COUNTER = "counter"
+    told: ClassVar[dict[str, float]] = {}
+
+    def __init__(self, name: str, description: str, kind: str) -> None:
+        assert description
+        assert kind == self.COUNTER
+        self._name = name
+
+    def Metric(self, labels: dict[str, str]) -> Any:  # noqa: N802 - Triton's name
+        key = f"{self._name} {' '.join(labels.values())}"
+        self.told[key] = 0.0
+        return types.SimpleNamespace(increment=lambda value: self.told.update({key: self.told[key] + value}))
 
 
 @pytest.fixture
@@ -239,11 +276,15 @@ def adapter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[type], Any]]:
     fake.get_input_tensor_by_name = lambda request, name: (
         FakeTensor(name, request.tensors[name]) if name in request.tensors else None
     )
+    fake.MetricFamily = FakeFamily
+    FakeFamily.told.clear()
     fake.Logger = types.SimpleNamespace(log_error=fake.lines.append, log_warn=fake.lines.append)
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
     monkeypatch.delitem(sys.modules, "tritext.stages.adapter", raising=False)
     logger = logging.getLogger("tritext")
     before = list(logger.handlers)
+
+    models: list[Any] = []
 
     def load(stage: type) -> Any:
         from tritext.stages.adapter import StageModel
@@ -252,10 +293,13 @@ def adapter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[type], Any]]:
         config = {"input": [{"name": "IN"}, {"name": "MAYBE"}], "output": [{"name": "OUT"}]}
         names = {"model_name": "spam_tokenizer_0000abcd", "model_repository": "x", "model_version": "1"}
         model.initialize({**names, "model_config": json.dumps(config)})
+        models.append(model)
         model.lines = fake.lines
         return model
 
     yield load
+    for model in models:
+        model.finalize()
     logger.handlers[:] = before
     sys.modules.pop("tritext.stages.adapter", None)
 
@@ -316,6 +360,33 @@ def test_what_was_not_sent_is_not_among_the_inputs(adapter: Callable[[type], Any
     (seen,) = model._stage.seen
     assert set(seen.inputs) == {"IN"}
     assert seen.parameters == {"top_k": 2}
+
+
+class Choosy(Stage):
+    """Refuses what has a parameter `refuse`, for the reason that is its value."""
+
+    def __init__(self) -> None:
+        self.counts = zeros(REFUSED_INVALID, REFUSED_OVERLOAD, REFUSED_EXPIRED)
+
+    def process(self, requests: Sequence[Request]) -> list[Answer | TritextError]:
+        errors = {
+            "invalid": InvalidInput("IN is wrong."),
+            "overload": Overloaded("Too much. Try again in 1 s."),
+            "expired": Overloaded("Too late.", misses_deadline=True),
+        }
+        return [errors[str(request.parameters["refuse"])] for request in requests]
+
+
+def test_refusals_have_a_code_and_are_counted_by_reason(adapter: Callable[[type], Any]) -> None:
+    model = adapter(Choosy)
+    reasons = ["invalid", "overload", "overload", "expired"]
+    responses = model.execute([FakeRequest(json.dumps({"refuse": reason}), IN=np.ones((1, 1))) for reason in reasons])
+    assert [response.error.code for response in responses] == ["INVALID_ARG", *["UNAVAILABLE"] * 3]
+    assert responses[1].error.message == "Too much. Try again in 1 s."
+    model.finalize()
+    told = dict(FakeFamily.told)
+    assert told.pop("tritext_step_seconds_total step") > 0
+    assert told == {f"tritext_refusals_total spam_tokenizer_0000abcd {reason}": reasons.count(reason) for reason in set(reasons)}
 
 
 def test_unreadable_requests_alone(adapter: Callable[[type], Any]) -> None:

@@ -20,7 +20,7 @@ from tritext.manifest import CHECK, Example, read_reference, write_reference
 from tritext.pipeline import Pipeline, Trace
 from tritext.repository import BuiltModel
 from tritext.settings import EngineSettings
-from tritext.stages.base import Counts, Request
+from tritext.stages.base import Request
 from tritext.stages.encoder import EncoderStage
 
 LOOSE = Bounds(0.0, 1.0)  # how good they are is not the question here
@@ -100,7 +100,7 @@ def test_what_was_built_runs_without_a_word(
 ) -> None:
     folder = encoder(engine, precision)
     stage = EncoderStage.load(folder)
-    assert stage.counts == Counts()  # its own questions are nobody's traffic
+    assert not any(stage.counts.values())  # its own questions are nobody's traffic
     assert runs_as(stage, folder) == precision
     assert not caplog.records
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final, cast
 
 from tritext.bench.hpack import grpc_status, literals
-from tritext.bench.load import Failed
+from tritext.bench.load import REFUSED, Failed
 from tritext.client.errors import BY_CODE
 
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -33,7 +33,7 @@ _FRAME: Final = struct.Struct(">BHBBI")  # length in 24 bits, type, flags, strea
 _MESSAGE: Final = struct.Struct(">BI")  # gRPC's own prefix: not compressed, length
 
 # What a stream's end without an answer means to gRPC ("Errors" in PROTOCOL-HTTP2.md).
-_STATUSES: Final = tuple(BY_CODE)
+_STATUSES: Final = tuple(REFUSED if code == "UNAVAILABLE" else code for code in BY_CODE)  # who says so is there
 _RESETS: Final = {7: "UNAVAILABLE", _CANCEL: "CANCELLED", 11: "RESOURCE_EXHAUSTED", 12: "PERMISSION_DENIED"}
 
 
@@ -77,7 +77,10 @@ class Connection(asyncio.Protocol):
         self.is_open = False
 
     async def ask(self, message: bytes) -> bytes:
-        """The answer to `message`, both serialised; Failed with the name of gRPC's status where it is an error."""
+        """The answer to `message`, both serialised; Failed with the kind of error where it is one.
+
+        That is the name of gRPC's status, but REFUSED where the server itself says UNAVAILABLE.
+        """
         if not self.is_open:
             raise Failed("UNAVAILABLE")
         body = _MESSAGE.pack(0, len(message)) + message

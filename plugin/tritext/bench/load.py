@@ -16,10 +16,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, Final
 
 from tritext.bench.clock import run
-from tritext.bench.record import NOT_SENT, UNANSWERED, Failed, Log, Look, Run, Send
+from tritext.bench.record import NOT_SENT, REFUSED, UNANSWERED, Failed, Log, Look, Run, Send
 
 __all__ = [
     "NOT_SENT",
+    "REFUSED",
     "UNANSWERED",
     "Failed",
     "Look",

@@ -19,6 +19,7 @@ Look = Callable[[], Awaitable[Any]]
 """Reads something, such as the server's counters, when the measured window begins and again when it ends."""
 
 UNANSWERED: Final = "unanswered"  # no answer within DRAIN seconds after the last request was sent
+REFUSED: Final = "refused"  # by the server, for now: it has too much to do
 NOT_SENT: Final = "not sent"  # too many were outstanding
 
 
@@ -60,6 +61,11 @@ class Run:
         return np.isin(self.index, list(self.errors))
 
     @property
+    def refused(self) -> NDArray[np.bool_]:
+        """Which requests the server refused for now [R]; they are among those that failed."""
+        return np.isin(self.index, [index for index, kind in self.errors.items() if kind == REFUSED])
+
+    @property
     def measured(self) -> NDArray[np.bool_]:
         """Which requests were due in the window [R]: those that latencies are about."""
         return (self.due >= self.begin) & (self.due <= self.end)
@@ -71,8 +77,13 @@ class Run:
 
     @property
     def latencies(self) -> Times:
-        """Seconds from due to answered of each measured request; infinite for those that failed."""
-        return np.where(self.failed, np.inf, self.ended - self.due)[self.measured]
+        """Seconds from due to answered of each measured request, infinite where it failed; without those refused."""
+        return np.where(self.failed, np.inf, self.ended - self.due)[self.measured & ~self.refused]
+
+    @property
+    def refusals(self) -> Times:
+        """Seconds from due to refused of each measured request that was."""
+        return (self.ended - self.due)[self.measured & self.refused]
 
 
 @dataclass

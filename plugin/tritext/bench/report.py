@@ -43,13 +43,14 @@ def tables(measured: Sequence[Measured]) -> RenderableType:
 
 
 def _client(measured: Sequence[Measured]) -> Table:
-    table = _table("load", "requests/s", "texts/s", "tokens/s", "p50 ms", "p90 ms", "p99 ms", "max ms", "failed")
+    table = _table("load", "req/s", "texts/s", "tokens/s", "p50 ms", "p90 ms", "p99 ms", "max ms", "refused", "failed")
     for each in measured:
         figures = each.client
         rates = (figures.requests_per_second, figures.texts_per_second, figures.tokens_per_second)
         times = (figures.p50, figures.p90, figures.p99, figures.max)
         failed = Text(f"{sum(figures.failed.values()):,}", style="red" if figures.failed else "")
-        table.add_row(str(each.load), *map(_rate, rates), *map(_time, times), failed)
+        refused = Text(f"{figures.refused:,}", style="yellow" if figures.refused else "")
+        table.add_row(str(each.load), *map(_rate, rates), *map(_time, times), refused, failed)
     return table
 
 
@@ -77,6 +78,12 @@ def _notes(each: Measured) -> list[Text]:
     notes = []
     for kind, count in each.client.failed.items():
         notes.append(Text(f"{each.load}: {count:,} of {each.client.requests:,} requests failed: {kind}", style="red"))
+    if each.client.refused:
+        sentence = (
+            f"{each.load}: {each.client.refused:,} of {each.client.requests:,} requests were refused, 99 % of them "
+            f"within {_time(each.client.refused_p99)} ms; the percentiles are those of the others"
+        )
+        notes.append(Text(sentence, style="yellow"))
     p50 = each.client.p50
     if p50 is not None and p50 > _LONG * 1e3 * each.client.seconds:
         sentence = (
@@ -92,10 +99,9 @@ def _notes(each: Measured) -> list[Text]:
 
 def short(figures: Summary) -> str:
     """One load's result in a line."""
-    failed = f", {sum(figures.failed.values()):,} failed" if figures.failed else ""
-    return (
-        f"{_rate(figures.texts_per_second)} texts/s, p50 {_time(figures.p50)} ms, p99 {_time(figures.p99)} ms{failed}"
-    )
+    unanswered = {"refused": figures.refused, "failed": sum(figures.failed.values())}
+    rest = "".join(f", {count:,} {what}" for what, count in unanswered.items() if count)
+    return f"{_rate(figures.texts_per_second)} texts/s, p50 {_time(figures.p50)} ms, p99 {_time(figures.p99)} ms{rest}"
 
 
 def _rate(value: float | None) -> str:

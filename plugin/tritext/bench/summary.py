@@ -16,12 +16,13 @@ PERCENTILES: Final = (50, 90, 99)
 class Summary:
     """Of the measured window. Times are milliseconds and rates are per second.
 
-    Percentiles are over all requests that were due in the window, where one that failed never ended: None is a
-    percentile that failures reach. ``mean`` and ``max`` are over those that were answered. Throughput counts the
-    answers that came in the window, with their texts and their real tokens (padding does not count).
+    Percentiles are over all requests that were due in the window and not refused, where one that failed never ended:
+    None is a percentile that failures reach. ``mean`` and ``max`` are over those that were answered. Throughput counts
+    the answers that came in the window, with their texts and their real tokens (padding does not count).
 
-    ``failed`` counts by kind. ``generator_cores`` is this process's CPU time over the window, in cores;
-    ``late_p99``, how long after its time a request was sent, says whether the generator kept up.
+    ``failed`` counts by kind; ``refused`` are those that the server refused for now, which is no failure, and
+    ``refused_p99`` is how long they waited to hear it. ``generator_cores`` is this process's CPU time over the window,
+    in cores; ``late_p99``, how long after its time a request was sent, says whether the generator kept up.
     """
 
     seconds: float
@@ -39,6 +40,8 @@ class Summary:
     generator_cores: float
     generator_cpu_ms_per_request: float | None
     late_p99: float | None
+    refused: int = 0
+    refused_p99: float | None = None
 
 
 def summary(run: Run, texts: Sequence[int], tokens: Sequence[int]) -> Summary:
@@ -60,7 +63,9 @@ def summary(run: Run, texts: Sequence[int], tokens: Sequence[int]) -> Summary:
         p99=p99,
         mean=1e3 * float(ended.mean()) if len(ended) else None,
         max=1e3 * float(ended.max()) if len(ended) else None,
-        failed=dict(Counter(run.errors[index] for index in run.index[measured & run.failed].tolist())),
+        failed=dict(Counter(run.errors[index] for index in run.index[measured & run.failed & ~run.refused].tolist())),
+        refused=len(run.refusals),
+        refused_p99=_percentile(run.refusals, 99),
         generator_cpu_seconds=run.cpu_seconds,
         generator_cores=run.cpu_seconds / run.seconds,
         generator_cpu_ms_per_request=1e3 * run.cpu_seconds / sent if sent else None,

@@ -91,7 +91,7 @@ def bench(
     """Put load on the model NAME and show its throughput and latency, and where its time goes.
 
     Latency counts from the time a request was due, and failed requests never end: neither a stall nor an error
-    makes a percentile look better.
+    makes a percentile look better. Nothing is sent twice; what the server refuses for now is counted apart.
     """
     from tritext.bench import plot as plotting  # NumPy, gRPC: half a second that no other command should pay
     from tritext.bench.lengths import Lengths
@@ -123,7 +123,9 @@ def bench(
         _write(results, document, out, as_json=as_json)
         if plot is not None:
             plotting.plot(results.measured, f"{name} at {address}", plot)
-    if any(each.client.failed and not each.client.requests_per_second for each in results.measured):
+    if any(
+        (each.client.failed or each.client.refused) and not each.client.requests_per_second for each in results.measured
+    ):
         raise ClientError("Under at least one load no request was answered in time; the figures say nothing there.")
 
 

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from tritext.access import KEY_FILE
+from tritext.admission import DEFAULT_GOAL
 from tritext.cli.connection import TLS_CERT, TLS_CLIENT_CA, TLS_KEY
 from tritext.cli.logs import Logs, Style
 from tritext.cli.progress import TerminalProgress
@@ -82,6 +83,12 @@ def serve(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of each encoder; as many as there are cores if not given.")
     ] = None,
+    latency_goal: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", min=0.0, help="Refuse what would wait longer, and say when to try again; 0: nothing."
+        ),
+    ] = DEFAULT_GOAL,
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.1, help="How long the models may take to load.")
     ] = 120.0,
@@ -109,6 +116,7 @@ def serve(
         metrics_port=metrics_port,
         log_level=log_level.value,
         threads=threads,
+        latency_goal=latency_goal,
         arguments=Trace.load(trace, trace_rate, find()).flags() if trace else (),
         protection=Protection.load(
             api_key_file=api_key_file,

@@ -3,6 +3,7 @@
 import importlib
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, Unpack, overload
 
@@ -11,6 +12,16 @@ from tritext.client.batching import AsyncTexts, Batch, Texts
 from tritext.client.call import TIMEOUT, Call, ClientBase, Plan, check_texts
 from tritext.client.options import CallOptions
 from tritext.client.results import ModelInfo, R, Result
+from tritext.client.retry import Patience
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A batch on its way."""
+
+    batch: Batch
+    patience: Patience
+    answer: Any
 
 
 class AsyncClient(ClientBase):
@@ -31,7 +42,7 @@ class AsyncClient(ClientBase):
         super().__init__(address, timeout, api_key)
         self._credentials = credentials
         self._aio: Any = importlib.import_module("grpc.aio")
-        self._cancelled: Any = importlib.import_module("asyncio").CancelledError  # not above: it costs 50 ms
+        self._asyncio: Any = importlib.import_module("asyncio")  # not above: it costs 50 ms
         self._channel: Any = None
         self._stub: Any = None
 
@@ -86,39 +97,69 @@ class AsyncClient(ClientBase):
 
     async def _stream(self, plan: Plan, texts: Texts | AsyncTexts) -> AsyncIterator[Any]:
         call = Call(plan, self._infos.get(plan.model) or await self._ask_info(plan))
-        window: deque[tuple[Batch, Any]] = deque()
+        window: deque[_Pending] = deque()
         try:
             async for batch in _split(call, texts):
-                while window and (len(window) == plan.in_flight or not batch.texts or window[0][1].done()):
-                    for result in await self._receive(call, *window.popleft()):
+                while window and (len(window) == plan.in_flight or not batch.texts or window[0].answer.done()):
+                    for result in await self._receive(call, window):
                         yield result
                 if batch.failure is not None:
                     raise batch.failure
                 if batch.texts:
-                    window.append((batch, self._send(call, batch)))
+                    patience = call.patience()
+                    window.append(_Pending(batch, patience, self._send(call, batch, patience)))
         finally:
-            for _, pending in window:
-                pending.cancel()
+            for pending in window:
+                pending.answer.cancel()
 
-    def _send(self, call: Call, batch: Batch) -> Any:
-        return self._connected().ModelInfer(
-            call.request(batch), timeout=call.plan.limit.left(), metadata=self._metadata
-        )
+    def _send(self, call: Call, batch: Batch, patience: Patience) -> Any:
+        left = patience.left
+        return self._connected().ModelInfer(call.request(batch, left), timeout=left, metadata=self._metadata)
 
-    async def _receive(self, call: Call, batch: Batch, pending: Any) -> list[Any]:
-        return call.results(await self._answer(call.plan, pending, batch.items), batch)
+    async def _receive(self, call: Call, window: deque[_Pending]) -> list[Any]:
+        """The results of the first in the window, which leaves it."""
+        first = window[0]
+        while True:
+            try:
+                response = await self._answered(call.plan, first.answer, first.batch.items)
+            except self._aio.AioRpcError as error:
+                seconds = self._wait(error, first.patience)
+                if seconds is None:
+                    raise self._failure(call.plan, error, first.batch.items) from error
+            else:
+                break
+            await self._asyncio.sleep(seconds)
+            await self._send_again(call, window)
+        window.popleft()
+        return call.results(response, first.batch)
+
+    async def _send_again(self, call: Call, window: deque[_Pending]) -> None:
+        """The first, and what was refused behind it meanwhile, which has waited as long."""
+        for pending in window:
+            if pending is window[0] or await self._is_refused(pending):
+                pending.answer = self._send(call, pending.batch, pending.patience)
+
+    async def _is_refused(self, pending: _Pending) -> bool:
+        if not pending.answer.done() or pending.answer.cancelled():
+            return False
+        try:
+            await pending.answer
+        except self._aio.AioRpcError as error:
+            return self._wait(error, pending.patience) is not None
+        return False
 
     async def _ask_info(self, plan: Plan) -> ModelInfo:
         request = wire.messages().ModelConfigRequest(name=plan.model)
         pending = self._connected().ModelConfig(request, timeout=plan.limit.left(), metadata=self._metadata)
-        return self._remember(plan, await self._answer(plan, pending))
+        try:
+            return self._remember(plan, await self._answered(plan, pending))
+        except self._aio.AioRpcError as error:
+            raise self._failure(plan, error) from error
 
-    async def _answer(self, plan: Plan, pending: Any, items: range | None = None) -> Any:
+    async def _answered(self, plan: Plan, pending: Any, items: range | None = None) -> Any:
         try:
             return await pending
-        except self._aio.AioRpcError as error:
-            raise self._failure(plan, error, items) from error
-        except self._cancelled:
+        except self._asyncio.CancelledError:
             if self._is_closed:  # `close` cancels calls, not the tasks that wait for them
                 raise self._failure(plan, None, items) from None
             pending.cancel()

@@ -11,6 +11,7 @@ from tritext.client.codec import Malformed, RequestEncoder, decode, model_info
 from tritext.client.errors import Context, not_understood, translate
 from tritext.client.options import wire_parameters
 from tritext.client.results import Classification, ModelInfo, Result, TokenClassification
+from tritext.client.retry import Patience, Refusal
 from tritext.client.wire import metadata, status
 from tritext.contract import TOKEN_CLASSIFICATION
 from tritext.errors import ClientError, InvalidInput, ModelNotFound, TritextError
@@ -53,6 +54,7 @@ class Plan:
     result_type: ResultType | None = None
     batch_size: int = BATCH_SIZE
     in_flight: int = IN_FLIGHT
+    retries: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.limit.seconds, int | float) or not 0 < self.limit.seconds <= _LONGEST:
@@ -60,6 +62,8 @@ class Plan:
         for name, value in (("batch_size", self.batch_size), ("max_in_flight", self.in_flight)):
             if not isinstance(value, int) or value < 1:
                 raise InvalidInput(f"{name} is {value}. Give a whole number of at least 1.")
+        if self.retries is not None and (not isinstance(self.retries, int) or self.retries < 0):
+            raise InvalidInput(f"retries is {self.retries}. Give a whole number, 0 for none.")
 
     def context(self, items: range | None = None) -> Context:
         """For messages; `items` are the request's, None where it is the call's only one."""
@@ -76,14 +80,21 @@ class Call:
         self.batcher: Final = Batcher(min(plan.batch_size, max(1, info.max_batch_size)))
         self._encoder = RequestEncoder(plan.model, plan.parameters, ids=token_hex(4))
 
-    def request(self, batch: Batch) -> Any:
-        """The ModelInferRequest for `batch`; InvalidInput where it holds pairs and the model takes none."""
+    def patience(self) -> Patience:
+        """Of a request that is sent now for the first time."""
+        return Patience(time.monotonic() + self.plan.limit.left(), self.plan.retries)
+
+    def request(self, batch: Batch, left: float) -> Any:
+        """The ModelInferRequest for `batch`; InvalidInput where it holds pairs and the model takes none.
+
+        It says that `left` seconds are left, so that the server does not begin it later.
+        """
         if batch.pairs is not None and self._task == TOKEN_CLASSIFICATION:
             raise InvalidInput(
                 f"Model {self.plan.model} at {self.plan.address} does {self._task}, which takes single texts, not "
                 "pairs. Leave the second texts out."
             )
-        return self._encoder.encode(batch)
+        return self._encoder.encode(batch, left)
 
     def results(self, response: Any, batch: Batch) -> list[Result]:
         """The results in the ModelInferResponse to `batch`."""
@@ -109,7 +120,9 @@ class ClientBase:
         self, model: str, result_type: ResultType | None, options: Mapping[str, Any], *, whole_call: bool
     ) -> Plan:
         rest = dict(options)
-        timeout, size, in_flight = (rest.pop(name, None) for name in ("timeout", "batch_size", "max_in_flight"))
+        timeout, size, in_flight, retries = (
+            rest.pop(name, None) for name in ("timeout", "batch_size", "max_in_flight", "retries")
+        )
         return Plan(
             model,
             self.address,
@@ -118,6 +131,7 @@ class ClientBase:
             result_type,
             BATCH_SIZE if size is None else size,
             IN_FLIGHT if in_flight is None else in_flight,
+            retries,
         )
 
     def _info_plan(self, model: str) -> Plan:
@@ -138,6 +152,12 @@ class ClientBase:
         if isinstance(failure, InvalidInput | ModelNotFound):
             self._infos.pop(plan.model, None)  # the model may have been built anew
         return failure
+
+    @staticmethod
+    def _wait(error: Any, patience: Patience) -> float | None:
+        """Seconds after which the request that got this RpcError is to be sent again; None where it is not."""
+        refusal = Refusal.of(*status(error))
+        return patience.wait(refusal) if refusal else None
 
     def _check_open(self) -> None:
         if self._is_closed:

@@ -38,12 +38,17 @@ class RequestEncoder:
         for name, value in parameters.items():
             setattr(self._template.parameters[name], _FIELD[type(value)], value)
 
-    def encode(self, batch: Batch) -> Any:
-        """A ModelInferRequest with TEXT [N, 1] and, for pairs, TEXT_PAIR [N, 1]."""
+    def encode(self, batch: Batch, timeout: float | None = None) -> Any:
+        """A ModelInferRequest with TEXT [N, 1] and, for pairs, TEXT_PAIR [N, 1].
+
+        `timeout`: seconds that it has, Triton's own parameter; with it goes an id, for the steps to know it by.
+        """
         request = self._make()
         request.CopyFrom(self._template)
         if self._ids:
             request.id = f"{self._ids}-{next(self._count)}"
+        if timeout is not None:
+            request.parameters["timeout"].int64_param = max(1, int(timeout * 1e6))
         _attach(request, contract.TEXT.name, batch.texts)
         if batch.pairs is not None:
             _attach(request, contract.TEXT_PAIR.name, batch.pairs)

@@ -47,10 +47,11 @@ BY_CODE: Final[Mapping[str, type[TritextError]]] = {
 BY_SENTENCE: Final[tuple[tuple[re.Pattern[str], type[TritextError]], ...]] = (
     (re.compile(r"Stub process .* is not healthy"), Unavailable),
     # A step that is being reloaded, not the model that was asked for.
-    (re.compile(r"^in ensemble .*(unknown model|not at ready state|no available versions)"), Unavailable),
+    (re.compile(r"\bin ensemble .*(unknown model|not at ready state|no available versions)"), Unavailable),
     (re.compile(r"unknown model|not at ready state|no available versions"), ModelNotFound),
     (re.compile(access.REFUSAL), AccessDenied),
     (re.compile(r"message larger than max"), InvalidInput),
+    (re.compile(r"Request timeout expired"), DeadlineExceeded),
 )
 
 _PREFIX: Final = re.compile(r"^(in ensemble '[^']*', |\[request id: [^\]]*\] )+")
@@ -146,7 +147,8 @@ def _unavailable(sentence: str, context: Context) -> str:
             f"of one; model {model} was asked for."
         )
     server, which = f"The server at {address}", _which(context.items)
-    return f"{server} cannot serve model {model} now{which}: {_stop(sentence)} Try again."
+    again = "" if "Try again" in sentence else " Try again."
+    return f"{server} cannot serve model {model} now{which}: {_stop(sentence)}{again}"
 
 
 def _which(items: range | None) -> str:

@@ -33,12 +33,14 @@ class CallOptions(Options, total=False):
     """`Options`, and how a call goes about it.
 
     ``timeout`` in seconds; ``batch_size``: the most texts in one request; ``max_in_flight``: how many requests
-    at a time.
+    at a time; ``retries``: how often a request is sent again that the server refuses for now, 0 for never. Without
+    it: until the timeout where there is too much load, a few times where a step of the model has died.
     """
 
     timeout: float | None
     batch_size: int | None
     max_in_flight: int | None
+    retries: int | None
 
 
 def wire_parameters(options: Mapping[str, object]) -> dict[str, Scalar]:

@@ -1,7 +1,9 @@
 """The client for ordinary code."""
 
+import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain, islice
 from threading import Event
 from types import TracebackType
@@ -12,8 +14,18 @@ from tritext.client.batching import Batch, Texts
 from tritext.client.call import TIMEOUT, Call, ClientBase, Plan, check_texts
 from tritext.client.options import CallOptions
 from tritext.client.results import ModelInfo, R, Result
+from tritext.client.retry import Patience
 
 _ABANDON_S: Final = 1.0  # a call that is cancelled ends at once, whatever the server does
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A batch on its way."""
+
+    batch: Batch
+    patience: Patience
+    future: Any
 
 
 class Client(ClientBase):
@@ -69,7 +81,8 @@ class Client(ClientBase):
         A text is a str; where every item is a tuple of two strs, each is a pair. `options` are the request's
         parameters (``top_k=2``) and how to go about it: ``timeout``, for the call as a whole, in seconds;
         ``batch_size``, the most texts in one request (32, and never above what the model takes);
-        ``max_in_flight``, how many requests at a time (4).
+        ``max_in_flight``, how many requests at a time (4); ``retries``, how often to send again what the server
+        refuses for now, 0 for never (until the timeout where it has too much to do).
 
         `result_type` (`Classification` or `TokenClassification`) says which results are expected: InvalidInput
         where the model gives others, and a type checker then knows.
@@ -119,41 +132,66 @@ class Client(ClientBase):
         yield from self._stream(call, call.batcher.split(texts))
 
     def _stream(self, call: Call, batches: Iterator[Batch]) -> Iterator[Any]:
-        window: deque[tuple[Batch, Any]] = deque()
+        window: deque[_Pending] = deque()
         try:
             for batch in batches:
-                while window and (len(window) == call.plan.in_flight or not batch.texts or window[0][1].done()):
-                    yield from self._receive(call, *window.popleft())
+                while window and (len(window) == call.plan.in_flight or not batch.texts or window[0].future.done()):
+                    yield from self._receive(call, window)
                 if batch.failure is not None:
                     raise batch.failure
                 if batch.texts:
-                    window.append((batch, self._send(call, batch)))
+                    patience = call.patience()
+                    window.append(_Pending(batch, patience, self._send(call, batch, patience)))
         finally:
-            _abandon([future for _, future in window])
+            _abandon([pending.future for pending in window])
 
-    def _send(self, call: Call, batch: Batch) -> Any:
+    def _send(self, call: Call, batch: Batch, patience: Patience) -> Any:
         self._check_open()
-        return self._stub.ModelInfer.future(
-            call.request(batch), timeout=call.plan.limit.left(), metadata=self._metadata
-        )
+        left = patience.left
+        return self._stub.ModelInfer.future(call.request(batch, left), timeout=left, metadata=self._metadata)
 
-    def _receive(self, call: Call, batch: Batch, future: Any) -> list[Any]:
-        try:
-            response = future.result()
-        except (self._grpc.RpcError, self._grpc.FutureCancelledError) as error:
-            raise self._failure(call.plan, error, batch.items) from error
-        return call.results(response, batch)
+    def _receive(self, call: Call, window: deque[_Pending]) -> list[Any]:
+        """The results of the first in the window, which leaves it."""
+        first = window[0]
+        while True:
+            try:
+                response = first.future.result()
+            except (self._grpc.RpcError, self._grpc.FutureCancelledError) as error:
+                seconds = self._wait(error, first.patience)
+                if seconds is None:
+                    raise self._failure(call.plan, error, first.batch.items) from error
+            else:
+                break
+            time.sleep(seconds)
+            self._send_again(call, window)
+        window.popleft()
+        return call.results(response, first.batch)
+
+    def _send_again(self, call: Call, window: deque[_Pending]) -> None:
+        """The first, and what was refused behind it meanwhile, which has waited as long."""
+        for pending in window:
+            if pending is window[0] or (
+                pending.future.done()
+                and (error := pending.future.exception()) is not None
+                and self._wait(error, pending.patience) is not None
+            ):
+                pending.future = self._send(call, pending.batch, pending.patience)
 
     def _ask_once(self, call: Call, batch: Batch) -> list[Any]:
         """The only batch of a call, without the thread that a future costs: 0.15 ms less."""
-        self._check_open()
-        try:
-            response = self._stub.ModelInfer(
-                call.request(batch), timeout=call.plan.limit.left(), metadata=self._metadata
-            )
-        except self._grpc.RpcError as error:
-            raise self._failure(call.plan, error) from error
-        return call.results(response, batch)
+        patience = call.patience()
+        while True:
+            self._check_open()
+            left = patience.left
+            try:
+                response = self._stub.ModelInfer(call.request(batch, left), timeout=left, metadata=self._metadata)
+            except self._grpc.RpcError as error:
+                seconds = self._wait(error, patience)
+                if seconds is None:
+                    raise self._failure(call.plan, error) from error
+            else:
+                return call.results(response, batch)
+            time.sleep(seconds)
 
     def _ask_info(self, plan: Plan) -> ModelInfo:
         self._check_open()

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
+from tritext import admission
 from tritext.engines.machine import THREADS
 from tritext.errors import ServeError
 from tritext.repository import BuiltModel, verify
@@ -40,7 +41,8 @@ class Server:
     A context manager: entering starts it, leaving stops it. Port 0 picks a free one. Lines of Triton's log at
     `log_level` or above go to `log`, one call a line, from a thread of its own (default: to standard error), written as
     `log_format` does; with `access_log` one for each request goes there too.
-    Each encoder runs `threads` threads, all cores where None. `protection` says who may ask, and how. `arguments` are
+    Each encoder runs `threads` threads, all cores where None. A request that would wait longer than `latency_goal`
+    seconds is refused (0: none is). `protection` says who may ask, and how. `arguments` are
     passed on to tritonserver. A key made for each start, and kept here, is needed for everything but inference, health,
     metadata and configurations.
     """
@@ -60,6 +62,7 @@ class Server:
         access_log: bool = False,
         threads: int | None = None,
         protection: Protection | None = None,
+        latency_goal: float = admission.DEFAULT_GOAL,
         arguments: Sequence[str] = (),
     ) -> None:
         self.repository = repository.resolve()
@@ -69,6 +72,7 @@ class Server:
         self._log_to = (log_level, log or _to_stderr, log_format)
         self._log = Log(*self._log_to)
         self._told = {ACCESS_LOG: "1" if access_log else "0"} | ({} if threads is None else {THREADS: str(threads)})
+        self._latency_goal = latency_goal
         self._arguments = (*(["--log-verbose=1"] if log_level == "debug" else []), *arguments)
         self.protection = protection or Protection()
         self._endpoints: Endpoints | None = None
@@ -169,7 +173,12 @@ class Server:
         self._remote = self.protection.connect(self._endpoints, key)
         self._process = Process(
             command.line(installation, self._endpoints, names, key=key, segments=segments, extra=extra),
-            environment={**installation.environment, **self._told, **self.protection.environment()},
+            environment={
+                **installation.environment,
+                **self._told,
+                **self.protection.environment(),
+                **admission.environment(segments, self._latency_goal),
+            },
             folder=self.repository,
             log=self._log,
             segments=segments,

@@ -8,7 +8,6 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -17,18 +16,23 @@ import triton_python_backend_utils as pb_utils  # exists only inside Triton's st
 from numpy.typing import NDArray
 
 from tritext.access import Guard
+from tritext.admission import Meter
 from tritext.engines.remote import connect
-from tritext.errors import EngineError, InvalidInput, TritextError
+from tritext.errors import EngineError, InvalidInput, Overloaded, TritextError
 from tritext.stages.base import (
     DESCRIPTIONS,
     REQUEST_ID,
+    STEP_SECONDS,
     Answer,
+    Count,
     Counting,
     Counts,
     Request,
     Stage,
     fault,
     process_isolated,
+    refusal,
+    zeros,
 )
 from tritext.stages.told import AccessLines, headed
 
@@ -50,7 +54,9 @@ class StageModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         self._stage = self.stage.load(folder)
         config = json.loads(args["model_config"])
-        self._counters = _Counters(args["model_name"], self._stage) if isinstance(self._stage, Counting) else None
+        self._counts = self._stage.counts if isinstance(self._stage, Counting) else zeros()
+        self._counts |= zeros(STEP_SECONDS)
+        self._counters = _Counters(args["model_name"], self._counts, getattr(self._stage, "meter", None))
         self._inputs = [tensor["name"] for tensor in config["input"]]
         self._outputs = [tensor["name"] for tensor in config["output"]]
 
@@ -64,12 +70,13 @@ class StageModel:
         ids = [request.request_id() for request in requests]
         if self._access_lines:
             self._access_lines.write(ids, answers, began)
-        return [self._response(answer, request_id) for answer, request_id in zip(answers, ids, strict=True)]
+        responses = [self._response(answer, request_id) for answer, request_id in zip(answers, ids, strict=True)]
+        self._counts[STEP_SECONDS] += time.monotonic() - began
+        return responses
 
     def finalize(self) -> None:
         """Called once, when Triton unloads the model."""
-        if self._counters:
-            self._counters.stop()
+        self._counters.stop()
 
     def _read(self, request: Any) -> Request | TritextError:
         try:
@@ -77,7 +84,8 @@ class StageModel:
             self._guard.admit(parameters)
             tensors = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self._inputs}
             inputs = {name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None}
-            return Request(inputs, parameters, request.request_id())
+            timeout = request.timeout() / 1e6 or None  # microseconds, 0: none
+            return Request(inputs, parameters, timeout, request.request_id())
         except InvalidInput as error:
             return error
         except Exception as error:  # noqa: BLE001 - what leaves `execute` would fail the whole batch
@@ -91,8 +99,16 @@ class StageModel:
                 )
             except Exception as error:  # noqa: BLE001 - as above
                 answer = fault(self._stage, error, request_id)
-        code = pb_utils.TritonError.INVALID_ARG if isinstance(answer, InvalidInput) else pb_utils.TritonError.INTERNAL
-        return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), code))
+        count = refusal(answer)
+        if count is not None and count in self._counts:
+            self._counts[count] += 1
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), _code(answer)))
+
+
+def _code(error: TritextError) -> Any:
+    if isinstance(error, InvalidInput):
+        return pb_utils.TritonError.INVALID_ARG
+    return pb_utils.TritonError.UNAVAILABLE if isinstance(error, Overloaded) else pb_utils.TritonError.INTERNAL
 
 
 def _call(model: str, arrays: Mapping[str, NDArray[Any]], output: str) -> NDArray[np.float32]:
@@ -111,17 +127,19 @@ def _call(model: str, arrays: Mapping[str, NDArray[Any]], output: str) -> NDArra
 
 
 class _Counters:
-    """A stage's counts among Triton's own metrics, some moments late.
+    """A step's counts among Triton's own metrics, some moments late.
 
-    Each of them costs Triton a message between processes, so a thread of their own brings them there.
+    Each of them costs Triton a message between processes, so a thread of their own brings them there. It also gives
+    the step's signs of life, where somebody waits for them.
     """
 
-    def __init__(self, model: str, stage: Counting) -> None:
-        self._stage = stage
-        self._told = Counts()
+    def __init__(self, model: str, counts: Counts, meter: Meter | None) -> None:
+        self._counts, self._meter = counts, meter
+        self._told = zeros(*counts)
         self._stopped = threading.Event()
-        self._families = {name: _family(f"tritext_{name}_total", what) for name, what in DESCRIPTIONS.items()}
-        self._metrics = {name: family.Metric(labels={"model": model}) for name, family in self._families.items()}
+        names = {count.name for count in counts}
+        self._families = {name: _family(f"tritext_{name}_total", DESCRIPTIONS[name]) for name in names}
+        self._metrics = {count: self._families[count.name].Metric(labels=_labels(model, count)) for count in counts}
         self._thread = threading.Thread(target=self._run, name="tritext counters", daemon=True)
         self._thread.start()
 
@@ -131,19 +149,28 @@ class _Counters:
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
+        telling = True
+        while not self._stopped.wait(_TOLD_EVERY):
+            if self._meter:
+                self._meter.beat()
+            telling = telling and self._tell()
+        self._tell()
+
+    def _tell(self) -> bool:
+        """Whether there is somebody to be told."""
         try:
-            while not self._stopped.wait(_TOLD_EVERY):
-                self._tell()
-            self._tell()
+            for count, value in list(self._counts.items()):
+                if grown := value - self._told[count]:
+                    self._metrics[count].increment(grown)
+                self._told[count] = value
         except Exception as error:  # noqa: BLE001 - Triton is ending, or has no metrics: nobody is left to be told
             logging.getLogger("tritext").info("Counting ends: %s", error)
+            return False
+        return True
 
-    def _tell(self) -> None:
-        counts = replace(self._stage.counts)
-        for name, metric in self._metrics.items():
-            if grown := getattr(counts, name) - getattr(self._told, name):
-                metric.increment(grown)
-        self._told = counts
+
+def _labels(model: str, count: Count) -> dict[str, str]:
+    return {"model": model, "reason": count.reason} if count.reason else {"model": model}
 
 
 def _family(name: str, description: str) -> Any:

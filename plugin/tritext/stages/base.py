@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol, Self, runtime_checkable
 
 from numpy.typing import NDArray
 
-from tritext.errors import InvalidInput, StageFault, TritextError
+from tritext.errors import InvalidInput, Overloaded, StageFault, TritextError
 
 Answer = dict[str, NDArray[Any]]
 
@@ -21,30 +21,47 @@ _log.addHandler(logging.NullHandler())  # outside of Triton nobody may listen, a
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request to a stage. `inputs` leaves out what was not sent; `parameters` and the caller's `id` are as sent."""
+    """One request to a stage. `inputs` leaves out what was not sent; `parameters` are as sent.
+
+    ``timeout``: the seconds that its caller gave it, None for any time; ``id``: what its caller calls it, if anything.
+    """
 
     inputs: Mapping[str, NDArray[Any]]
     parameters: Mapping[str, object] = field(default_factory=dict)
+    timeout: float | None = None
     id: str = ""
 
 
-# What an encoder counts: each is a Prometheus counter, tritext_…_total, with the step's name as its label.
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A Prometheus counter, tritext_`name`_total; it has the step's name as its label `model`, and perhaps a reason."""
+
+    name: str
+    reason: str = ""
+
+
+Counts = dict[Count, float]
+"""What a step has done since it was loaded. The keys never change."""
+
+STEP_SECONDS: Final = Count("step_seconds")
+TEXTS: Final = Count("texts")
+TOKENS: Final = Count("tokens")
+COMPUTED_TOKENS: Final = Count("computed_tokens")
+ENCODER_CALLS: Final = Count("encoder_calls")
+TRUNCATIONS: Final = Count("truncations")
+REFUSED_INVALID: Final = Count("refusals", "invalid")
+REFUSED_OVERLOAD: Final = Count("refusals", "overload")
+REFUSED_EXPIRED: Final = Count("refusals", "expired")
+
 DESCRIPTIONS: Final[Mapping[str, str]] = {
+    "step_seconds": "Seconds that the step was at work.",
     "texts": "Texts encoded.",
     "tokens": "Tokens encoded, padding left out.",
     "computed_tokens": "Positions that the engine computed, padding included.",
     "encoder_calls": "Calls of the engine.",
+    "truncations": "Texts that were cut.",
+    "refusals": "Requests refused: invalid, for overload, or because their own time was up or would have been.",
 }
-
-
-@dataclass(slots=True)
-class Counts:
-    """What an encoder has done since it was loaded, see `DESCRIPTIONS`."""
-
-    texts: int = 0
-    tokens: int = 0
-    computed_tokens: int = 0
-    encoder_calls: int = 0
 
 
 @runtime_checkable
@@ -52,6 +69,20 @@ class Counting(Protocol):
     """A stage that counts."""
 
     counts: Counts
+
+
+def zeros(*counts: Count) -> Counts:
+    """Nothing of each so far."""
+    return dict.fromkeys(counts, 0.0)
+
+
+def refusal(error: TritextError) -> Count | None:
+    """What `error` is counted as; None where it is no refusal."""
+    if isinstance(error, InvalidInput):
+        return REFUSED_INVALID
+    if isinstance(error, Overloaded):
+        return REFUSED_EXPIRED if error.misses_deadline else REFUSED_OVERLOAD
+    return None
 
 
 class Stage(Protocol):

@@ -11,22 +11,27 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tritext import contract
+from tritext import admission, contract
+from tritext.admission import Meter
+from tritext.deadlines import Deadlines
 from tritext.engines import engine_named
 from tritext.engines.base import Runner, RunnerOptions
 from tritext.engines.batching import Call, Layout, Texts
 from tritext.engines.layouts import layout_from
 from tritext.engines.machine import streams, threads
 from tritext.engines.turns import NoTurn, turn
-from tritext.errors import EngineError, RepositoryError, TritextError
+from tritext.errors import EngineError, Overloaded, RepositoryError, TritextError
 from tritext.manifest import CHECK, Example, read_reference
 from tritext.naming import ENGINE_ROLE, sibling
 from tritext.settings import EngineSettings, Variant
-from tritext.stages.base import Answer, Counts, Request
+from tritext.stages.base import COMPUTED_TOKENS, ENCODER_CALLS, REFUSED_EXPIRED, TEXTS, TOKENS, Answer, Request, zeros
 from tritext.stages.direct import check_tokens
 
 # Calls of a plan's own model at a time: two instances of it compute or copy, one call waits for them.
 _IN_FLIGHT: Final = 3
+
+# As Triton says it of a request that is overdue in a queue with a policy.
+_EXPIRED: Final = "Request timeout expired: it waited for the encoder for longer than its caller gave it."
 
 _log: Final = logging.getLogger("tritext")
 
@@ -43,7 +48,9 @@ class EncoderStage:
         self._pool = ThreadPoolExecutor(self._streams)  # starts its threads when they are first needed
         self._turn = turn() if runner.uses_cores else NoTurn()
         self.uses_cores = runner.uses_cores
-        self.counts = Counts()
+        self.counts = zeros(TEXTS, TOKENS, COMPUTED_TOKENS, ENCODER_CALLS, REFUSED_EXPIRED)
+        self.meter: Meter | None = None
+        self.deadlines: Deadlines | None = None
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -64,6 +71,8 @@ class EncoderStage:
             except EngineError as error:
                 faults.append(f"{name}: {error}")
                 continue
+            # Not before: nobody waits for a check.
+            stage.meter, stage.deadlines = admission.meter(folder), admission.deadlines(folder)
             if faults:
                 _log.warning("%s runs as %s here, not as built. %s", folder.parent.name, name, " ".join(faults))
             return stage
@@ -105,7 +114,7 @@ class EncoderStage:
         if not examples:
             return []
         answers = self.process([Request(example.encoder_arrays(self._settings.inputs)) for example in examples])
-        self.counts = Counts()
+        self.counts.update(dict.fromkeys(self.counts, 0.0))
         logits = [{} if isinstance(answer, TritextError) else answer for answer in answers]
         return [
             _difference(example.logits, each.get(contract.LOGITS.name))
@@ -116,23 +125,48 @@ class EncoderStage:
         """Logits [N, C] or [N, L, C] for each request, padded as its ids were."""
         for request in requests:
             check_tokens(request.inputs, self._settings)
+        late = [self._is_late(request) for request in requests]
+        timely = [request for request, is_late in zip(requests, late, strict=True) if not is_late]
+        if self.meter:
+            self.meter.begin(sum(int(request.inputs[contract.ATTENTION_MASK.name].sum()) for request in requests))
+        try:
+            logits = iter(self._logits(timely))
+        finally:
+            if self.meter:
+                self.meter.end()
+        return [Overloaded(_EXPIRED, misses_deadline=True) if is_late else next(logits) for is_late in late]
+
+    def _is_late(self, request: Request) -> bool:
+        """Whether nobody waits for its answer any more."""
+        return bool(self.deadlines and request.timeout and request.id and self.deadlines.passed(request.id))
+
+    def _logits(self, requests: Sequence[Request]) -> list[Answer]:
+        if not requests:
+            return []
         texts = Texts.of([request.inputs for request in requests], self._settings.inputs)
-        results: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
-        calls = self._layout.calls(texts, self._settings.pad_id, per_text=self._settings.per_text)
-        for call, output in self._run(calls):
-            for index, logits in call.logits(output):
-                results[index] = logits
-            self.counts.encoder_calls += 1
-            self.counts.computed_tokens += call.computed
-        self.counts.texts += len(texts)
-        self.counts.tokens += int(texts.lengths.sum())
-        answers: list[Answer | TritextError] = []
+        results = self._results(texts)
+        self.counts[TEXTS] += len(texts)
+        self.counts[TOKENS] += int(texts.lengths.sum())
+        answers = []
         start = 0
         for request in requests:
             ids = request.inputs[contract.INPUT_IDS.name]
             answers.append({contract.LOGITS.name: _stacked(results[start : start + len(ids)], ids.shape)})
             start += len(ids)
         return answers
+
+    def _results(self, texts: Texts) -> list[NDArray[np.float32]]:
+        """The logits of each of `texts`, [C] or [l, C]."""
+        results: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
+        calls = self._layout.calls(texts, self._settings.pad_id, per_text=self._settings.per_text)
+        for call, output in self._run(calls):
+            for index, logits in call.logits(output):
+                results[index] = logits
+            if self.meter:
+                self.meter.progress(int(texts.lengths[call.indices].sum()))
+            self.counts[ENCODER_CALLS] += 1
+            self.counts[COMPUTED_TOKENS] += call.computed
+        return results
 
     def _run(self, calls: Iterator[Call]) -> Iterator[tuple[Call, NDArray[np.float32]]]:
         """Run `calls`, as many at once as the engine has streams, and let other encoders have their turns between."""

@@ -1,5 +1,6 @@
-"""The first step: texts in, token ids out, and the only place where a request is judged."""
+"""The first step: texts in, token ids out, and the only place where a request is judged, or refused for overload."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +9,23 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tritext import contract, parameters
+from tritext import admission, contract, parameters
+from tritext.admission import Gate
+from tritext.deadlines import Deadlines
 from tritext.engines.shapes import bucket
-from tritext.errors import InvalidInput, RepositoryError, TritextError
+from tritext.errors import InvalidInput, Overloaded, RepositoryError, TritextError
 from tritext.parameters import Parameters
 from tritext.settings import TOKENIZER, TaskSettings
-from tritext.stages.base import Answer, Request
+from tritext.stages.base import (
+    REFUSED_EXPIRED,
+    REFUSED_INVALID,
+    REFUSED_OVERLOAD,
+    TRUNCATIONS,
+    Answer,
+    Request,
+    zeros,
+)
+from tritext.stages.estimate import Estimate
 from tritext.tasks import task_named
 from tritext.text.tokenizer import Encoded, TextInput, TextTokenizer
 
@@ -22,6 +34,7 @@ from tritext.text.tokenizer import Encoded, TextInput, TextTokenizer
 class _Job:
     texts: list[TextInput]
     parameters: Parameters
+    is_encoded: bool
 
 
 class TokenizerStage:
@@ -31,6 +44,10 @@ class TokenizerStage:
         self._settings = settings
         self._task = task_named(settings.task)
         self._tokenizer = tokenizer
+        self._estimate = Estimate(settings.max_length)
+        self.gate: Gate | None = None
+        self.deadlines: Deadlines | None = None
+        self.counts = zeros(TRUNCATIONS, REFUSED_INVALID, REFUSED_OVERLOAD, REFUSED_EXPIRED)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -42,27 +59,46 @@ class TokenizerStage:
             tokenizer = TextTokenizer(path, settings.max_length, with_offsets=carries_offsets, unk_id=settings.unk_id)
         except Exception as error:  # the library raises nothing more special
             raise RepositoryError(f"{path} cannot be read ({error}). Build the model again.") from error
-        return cls(settings, tokenizer)
+        stage = cls(settings, tokenizer)
+        stage.gate, stage.deadlines = admission.gate(folder), admission.deadlines(folder)
+        return stage
 
     def process(self, requests: Sequence[Request]) -> list[Answer | TritextError]:
         """Token ids [N, L] and what the task carries, padded to the longest text of each request."""
-        jobs = [self._judge(request) for request in requests]
+        refusals = self._refusals(requests)
+        jobs = [refusal or self._judge(request) for request, refusal in zip(requests, refusals, strict=True)]
         good = [job for job in jobs if isinstance(job, _Job)]
         texts = [text for job in good for text in job.texts]
         sides = [job.parameters.truncation for job in good for _ in job.texts]
-        encoded = iter(self._tokenizer.encode(texts, sides))
-        answers: list[Answer | TritextError] = []
-        for job in jobs:
-            if isinstance(job, InvalidInput):
-                answers.append(job)
+        begun = time.monotonic()
+        encoded = self._tokenizer.encode(texts, sides)
+        if self.gate and texts:
+            self._estimate.learn(texts, encoded, time.monotonic() - begun)
+        self.counts[TRUNCATIONS] += sum(row.truncated for row in encoded)
+        rows = iter(encoded)
+        return [self._answer(job, [next(rows) for _ in job.texts]) if isinstance(job, _Job) else job for job in jobs]
+
+    def _refusals(self, requests: Sequence[Request]) -> list[Overloaded | None]:
+        """Which of `requests` could not be begun in time. Cheap: nothing is decoded or tokenized for this."""
+        if self.gate is None:
+            return [None] * len(requests)
+        pressure = self.gate.pressure()
+        refusals: list[Overloaded | None] = []
+        for request in requests:
+            refusal = pressure.refusal(request.timeout)
+            if refusal:
+                refusals.append(Overloaded(str(refusal), misses_deadline=refusal.timeout is not None))
             else:
-                answers.append(self._answer(job, [next(encoded) for _ in job.texts]))
-        return answers
+                refusals.append(None)
+                pressure.add(*self._estimate.of(request.inputs.values()))
+        return refusals
 
     def _judge(self, request: Request) -> _Job | InvalidInput:
         try:
             read = parameters.parse(self._task.parameters, request.parameters, self._settings.defaults)
-            return _Job(_texts(request), read)
+            if self.deadlines and request.timeout and request.id:
+                self.deadlines.note(request.id, request.timeout)
+            return _Job(_texts(request), read, is_encoded=contract.COUNT_ONLY not in request.parameters)
         except InvalidInput as error:
             return error
 
@@ -71,6 +107,8 @@ class TokenizerStage:
             for index, row in enumerate(rows):
                 if row.truncated:
                     return self._too_long(index, row.count, is_pair=isinstance(job.texts[index], tuple))
+        if self.gate and job.is_encoded:
+            self.gate.let_through(sum(len(row.input_ids) for row in rows))
         return self._padded(rows)
 
     def _too_long(self, index: int, count: int, *, is_pair: bool) -> InvalidInput:

@@ -1,0 +1,188 @@
+"""Far more than the server can do: a minute of it, and thousands of requests at once.
+
+    python -m benchmarks.reliability.overload .demo/repository spam
+
+First the capacity, with a few callers. Then requests at 20 times that rate for a minute, each of 32 texts of mixed
+lengths, as the client sends them; full speed again right after; then 5,000 requests of one text at once. The load
+generator shares the machine. Times are seconds; what was refused and what was taken are told apart, and memory is that
+of Triton with all its steps.
+"""
+
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.efficiency import requests
+from benchmarks.report import write
+from tritext.bench import load
+from tritext.bench.lengths import Lengths
+from tritext.bench.load import REFUSED, Run
+from tritext.bench.served import Sender, Served
+from tritext.bench.traffic import Traffic
+from tritext.serve import Server
+
+TIMES: Final = 20
+SECONDS: Final = 60.0
+AT_ONCE: Final = 5000
+TEXTS: Final = 32
+GOAL: Final = 2.0
+PERCENTILES: Final = (50, 99, 100)
+_DRAIN: Final = 60.0
+
+
+class Memory:
+    """The most memory that a server and its children had, looked at several times a second."""
+
+    def __init__(self, server: Server) -> None:
+        self._pid = server.process.pid
+        self._over = threading.Event()
+        self.most = 0.0
+
+    def __enter__(self) -> "Memory":
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(0.2):
+            self.most = max(self.most, megabytes(self._pid))
+
+
+def megabytes(pid: int) -> float:
+    """Memory of `pid` and its children, what they share counted once (Pss)."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    total = 0.0
+    for each in (str(pid), *children):
+        lines = Path(f"/proc/{each}/smaps_rollup").read_text(encoding="ascii").splitlines()
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+    return total
+
+
+def capacity(served: Served, sent: Traffic, seconds: float = 5.0, warmup: float = 2.0) -> float:
+    """Requests a second that are answered, four at a time."""
+
+    async def main() -> Run:
+        async with Sender(served, sent) as sender:
+            return await load.closed_loop(sender.send, concurrency=4, seconds=seconds, warmup=warmup)
+
+    run = load.run(main())
+    return float(run.answered.sum() / run.seconds)
+
+
+def flood(served: Served, sent: Traffic, rate: float) -> Run:
+    """So many requests a second for a minute."""
+
+    async def main() -> Run:
+        async with Sender(served, sent) as sender:
+            return await load.open_loop(
+                sender.send, rate=rate, seconds=SECONDS, warmup=0.0, seed=0, cap=20_000, drain=_DRAIN
+            )
+
+    return load.run(main())
+
+
+def burst(served: Served, sent: Traffic) -> Run:
+    """All at once."""
+
+    async def main() -> Run:
+        async with Sender(served, sent) as sender:
+            due = [0.0] * AT_ONCE
+            return await load.scheduled_loop(sender.send, due=due, seconds=1.0, warmup=0.0, cap=AT_ONCE, drain=_DRAIN)
+
+    return load.run(main())
+
+
+def figures(run: Run) -> dict[str, Any]:
+    """What became of the requests; latencies count from when a request was sent."""
+    took = run.ended - run.sent
+    kinds = {kind: list(run.errors.values()).count(kind) for kind in sorted(set(run.errors.values()) - {REFUSED})}
+    return {
+        "requests": len(run.index),
+        "answered": int((~run.failed).sum()),
+        "refused": int(run.refused.sum()),
+        "failed": kinds,
+        "answered_seconds": percentiles(took[~run.failed]),
+        "refused_seconds": percentiles(took[run.refused]),
+        "sent_late_p99": percentiles(run.sent - run.due)["p99"],
+        "generator_cores": run.cpu_seconds / run.seconds,
+    }
+
+
+def percentiles(seconds: Any) -> dict[str, float | None]:
+    """Seconds that so many percent of them took at most."""
+    if not len(seconds):
+        return {f"p{each}": None for each in PERCENTILES}
+    return {f"p{each}": float(np.percentile(seconds, each, method="inverted_cdf")) for each in PERCENTILES}
+
+
+def measured(served: Served, server: Server) -> dict[str, Any]:
+    """Every figure."""
+    many, single = requests(served, Lengths(), TEXTS), requests(served, Lengths(), 1)
+    full = capacity(served, many)
+    quiet = megabytes(server.process.pid)
+    with Memory(server) as memory:
+        run = flood(served, many, TIMES * full)
+    time.sleep(2.0)
+    after = capacity(served, many, seconds=3.0, warmup=0.0)
+    answered = float(run.answered.sum() / run.seconds)
+    document: dict[str, Any] = {
+        "latency_goal": GOAL,
+        "capacity_requests_per_second": full,
+        "flood": {**figures(run), "answered_per_second_over_capacity": answered / full},
+        "capacity_two_seconds_after": after / full,
+        "megabytes": {"before": quiet, "most": memory.most, "after": megabytes(server.process.pid)},
+    }
+    with Memory(server) as memory:
+        document["at_once"] = figures(burst(served, single))
+    document["at_once"]["megabytes"] = memory.most
+    return document
+
+
+def show(found: dict[str, Any]) -> None:
+    """As a table."""
+    table = Table(
+        "", "requests", "answered", "refused", "failed", "answered p50, p99, max s", "refused p50, p99, max s"
+    )
+    for title, key in ((f"{TIMES} times the capacity", "flood"), ("at once", "at_once")):
+        row = found[key]
+        times = (
+            ", ".join(_seconds(value) for value in row[f"{what}_seconds"].values()) for what in ("answered", "refused")
+        )
+        failed = ", ".join(f"{count:,} {kind}" for kind, count in row["failed"].items()) or "0"
+        table.add_row(title, f"{row['requests']:,}", f"{row['answered']:,}", f"{row['refused']:,}", failed, *times)
+    console = Console()
+    console.print(table)
+    console.print(
+        f"latency goal {found['latency_goal']:g} s; {TEXTS} texts a request; capacity "
+        f"{found['capacity_requests_per_second']:.1f} requests/s; of it answered meanwhile "
+        f"{found['flood']['answered_per_second_over_capacity']:.2f}, two seconds after "
+        f"{found['capacity_two_seconds_after']:.2f}; MB before, most, after: "
+        + ", ".join(f"{value:.0f}" for value in found["megabytes"].values())
+    )
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def main(repository: str, name: str) -> None:
+    """Measure, print a table, keep the figures."""
+    with Server(Path(repository), models=[name], grpc_port=0, http_port=0, metrics_port=0, latency_goal=GOAL) as server:
+        server.wait_ready()
+        found = measured(Served(server.grpc_url, name, _DRAIN), server)
+    show(found)
+    write(f"overload-{name}", f"python -m benchmarks.reliability.overload REPOSITORY {name}", found)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])
