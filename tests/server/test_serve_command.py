@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -98,10 +99,12 @@ def finish(process: "subprocess.Popen[str]", within: float = 15) -> tuple[int, s
 def test_it_prints_its_endpoints_and_a_curl_line(repository: Path, start: Start) -> None:
     process = start(repository)
     assert process.stdout is not None
-    lines = [process.stdout.readline() for _ in range(5)]
+    lines = [process.stdout.readline() for _ in range(6)]
     grpc, http_url = lines[0].split(), lines[1].split()
-    assert (grpc[0], http_url[0], lines[2].split()[0]) == ("gRPC", "HTTP", "Metrics")
-    assert lines[4].startswith(f"curl -s {http_url[1]}/v2/models/toy/generate -d ")
+    assert (grpc[0], http_url[0], lines[2].split()[0], lines[3].split()[0]) == ("gRPC", "HTTP", "Metrics", "Ready")
+    with urllib.request.urlopen(lines[3].split()[1], timeout=10) as answer:  # noqa: S310 - our own server
+        assert json.load(answer)["ready"]
+    assert lines[5].startswith(f"curl -s {http_url[1]}/v2/models/toy/generate -d ")
     assert ask_grpc(grpc[1], "Hi") == ask_http(http_url[1], "Hi") == "POSITIVE"
     process.send_signal(signal.SIGHUP)
     code, out, err = finish(process)
@@ -181,16 +184,34 @@ def test_nothing_is_left_when_it_is_killed_while_a_step_is_stuck(tmp_path: Path,
         assert asked.exception(timeout=5)
 
 
-def test_triton_killed_is_said_and_leaves_nothing(repository: Path, start: Start) -> None:
+def test_triton_killed_is_said_and_started_again(repository: Path, start: Start) -> None:
     process = start(repository, "--json")
     endpoints = ready(process)
     memory = segments(endpoints["pid"])
+    assert process.stderr is not None
     os.kill(endpoints["pid"], signal.SIGKILL)
-    code, _, err = finish(process, within=5)
+    said = []
+    for line in iter(process.stderr.readline, ""):
+        said.append(line)
+        if "answers again" in line:
+            break
+    assert any("Triton ended by itself (killed by signal 9). It is started again." in line for line in said)
+    assert survivors(memory) == []
+    assert ask_grpc(endpoints["grpc"], "Hi") == ask_http(endpoints["http"], "Hi") == "POSITIVE"
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[0] == 0
+
+
+def test_triton_that_cannot_be_started_again_is_an_error(tmp_path: Path, start: Start) -> None:
+    model = toy.write(tmp_path / "repo")
+    process = start(tmp_path / "repo", "--json")
+    endpoints = ready(process)
+    memory = segments(endpoints["pid"])
+    (model.step("encoder") / "model.py").unlink()
+    os.kill(endpoints["pid"], signal.SIGKILL)
+    code, _, err = finish(process, within=60)
     assert code == 1
-    assert "error: Triton stopped by itself (killed by signal 9)" in err
-    assert "The last lines of its log:\n  " in err
-    assert "Started HTTPService" in err
+    assert "model.py" in err.splitlines()[-1]
     assert survivors(memory) == []
 
 

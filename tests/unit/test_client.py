@@ -616,7 +616,7 @@ def test_the_server_is_told_how_long_it_has_and_by_which_name_to_know_a_request(
     (seen,) = server.seen
     assert seen.timeout is not None
     assert 10e6 < seen.timeout <= 20e6
-    assert len(seen.id) == 16
+    assert seen.id
 
 
 @pytest.mark.parametrize("retries", [-1, 1.5, "two"])

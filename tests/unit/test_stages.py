@@ -385,8 +385,10 @@ def test_refusals_have_a_code_and_are_counted_by_reason(adapter: Callable[[type]
     assert responses[1].error.message == "Too much. Try again in 1 s."
     model.finalize()
     told = dict(FakeFamily.told)
-    assert told.pop("tritext_step_seconds_total step") > 0
-    assert told == {f"tritext_refusals_total spam_tokenizer_0000abcd {reason}": reasons.count(reason) for reason in set(reasons)}
+    assert told.pop("tritext_step_seconds_total spam_tokenizer_0000abcd") > 0
+    assert told == {
+        f"tritext_refusals_total spam_tokenizer_0000abcd {reason}": reasons.count(reason) for reason in set(reasons)
+    }
 
 
 def test_unreadable_requests_alone(adapter: Callable[[type], Any]) -> None:
