@@ -49,6 +49,12 @@ OFFSETS: Final = Tensor("offsets", "INT32", (-1, 2), ragged=True)
 # One of WORD_START, SUBWORD and SPECIAL for each token.
 TOKEN_KIND: Final = Tensor("token_kind", "UINT8", (-1,), ragged=True)
 
+# Where a text becomes several rows: the request's row that each of them is for.
+ROW: Final = Tensor("ROW", "INT32", (1,))
+
+# Rows that one request may become.
+MOST_ROWS: Final = 16_384
+
 WORD_START: Final = 0
 SUBWORD: Final = 1
 SPECIAL: Final = 2

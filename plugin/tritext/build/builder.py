@@ -26,7 +26,6 @@ from tritext.build.source import Source
 from tritext.build.steps import settings_for, write_steps
 from tritext.build.texts import parity_texts
 from tritext.build.weights import load_model
-from tritext.contract import TEXT_PAIR
 from tritext.engines.base import PRECISIONS
 from tritext.errors import BuildError, InvalidInput, RepositoryError
 from tritext.manifest import MANIFEST, Example, Manifest, write_reference
@@ -119,7 +118,7 @@ class _Builder:
         self._progress.done(f"{model.num_parameters() / 1e6:.1f} M parameters")
         # Before the reference is asked for, which sets the tokenizer's side.
         settings = settings_for(facts, tokenizer, input_names(model, tokenizer), options)
-        texts = parity_texts(pairs=TEXT_PAIR in task.inputs)
+        texts = task.references(parity_texts(pairs=len(task.texts) > 1), tokenizer.mask_token)
         self._progress.step("Ask the checkpoint for reference", total=len(texts))
         examples = parities.reference(model, tokenizer, facts, texts, self._progress.advance)
         self._progress.done(f"{len(texts)} texts")

@@ -154,7 +154,7 @@ def _task(architecture: str, overrides: Overrides, source: Source) -> str:
     if overrides.task:
         return task_named(overrides.task).name
     for task in TASKS.values():
-        if architecture.endswith(task.auto_class.removeprefix("AutoModel")):
+        if task.suffix and architecture.endswith(task.suffix):
             return task.name
     raise CheckpointError(
         f"{source.name} is a {architecture or 'model without a head'}; tritext serves {', '.join(TASKS)}. If it was "

@@ -63,7 +63,7 @@ def configurations(plan: Plan) -> dict[str, ModelConfig]:
     """The configuration of each step by role, and of the ensemble under "ensemble"."""
     task = task_named(plan.settings.task)
     wiring = {
-        "tokenizer": (task.inputs, (*plan.encoder_inputs, *task.carried, *contract.REPORT)),
+        "tokenizer": (task.inputs, tuple(dict.fromkeys((*plan.encoder_inputs, *task.carried, *contract.REPORT)))),
         "encoder": (plan.encoder_inputs, (task.logits,)),
         "postprocess": ((*task.echoed, *task.carried, task.logits), task.outputs),
     }

@@ -31,7 +31,7 @@ from tritext.progress import Progress
 from tritext.settings import EngineSettings, TaskSettings, Variant
 from tritext.stages.encoder import EncoderStage
 from tritext.tasks import task_named
-from tritext.text.tokenizer import TextInput
+from tritext.text.inputs import TextInput
 
 _EXACT: Final = "fp32"  # needs no gate: parity holds it to rounding
 _CHECKED: Final = 6  # texts that the encoder asks itself when it is loaded

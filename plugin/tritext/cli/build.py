@@ -26,7 +26,7 @@ from tritext.errors import BuildError
 
 if TYPE_CHECKING:
     from tritext.engines.plan import PlanOptions
-    from tritext.text.tokenizer import TextInput
+    from tritext.text.inputs import TextInput
 
 
 class Batching(StrEnum):

@@ -14,6 +14,7 @@ from tritext.cli.stream import Stream, Target, ending_quietly
 from tritext.cli.tables import TableWriter
 from tritext.cli.texts import Columns, InputFormat
 from tritext.client import Client, ModelInfo
+from tritext.tasks import task_named
 
 STDIN: Final = "-"
 
@@ -97,7 +98,7 @@ def _writer(written: OutputFormat, target: Target, info: ModelInfo, top_k: str |
     if written is OutputFormat.jsonl:
         return JsonlWriter(target.emit)
     if written is OutputFormat.csv:
-        return CsvWriter(target.emit, _most(top_k, info))
+        return CsvWriter(target.emit, _most(top_k, info), task_named(info.task).entry)
     return TableWriter(target.emit, target.console(), info)
 
 

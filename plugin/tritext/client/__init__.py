@@ -3,12 +3,18 @@
 Importing this package does not import gRPC; making a client does.
 """
 
+from typing import TYPE_CHECKING, Any
+
+from tritext.client import results
 from tritext.client.aio import AsyncClient
 from tritext.client.batching import FLUSH
 from tritext.client.errors import affected
 from tritext.client.options import CallOptions, Options
-from tritext.client.results import Classification, Entity, LabelScore, ModelInfo, Result, TokenClassification
+from tritext.client.results import ModelInfo, Result
 from tritext.client.sync import Client
+
+if TYPE_CHECKING:
+    from tritext.client.results import Classification, Entity, LabelScore, TokenClassification
 
 __all__ = [
     "FLUSH",
@@ -24,3 +30,7 @@ __all__ = [
     "TokenClassification",
     "affected",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(results, name)

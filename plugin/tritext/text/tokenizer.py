@@ -12,10 +12,8 @@ from tokenizers import Encoding, Tokenizer
 
 from tritext import contract
 from tritext.parameters import Truncation
-from tritext.text.truncation import SPECIAL, kept
-
-# A text, or a pair of texts.
-TextInput = str | tuple[str, str]
+from tritext.text.inputs import TextInput
+from tritext.text.truncation import SPECIAL, Cut, kept
 
 _SPACE: Final = ord(" ")
 _MUCH: Final = 100_000  # characters: some 20 ms of work
@@ -42,15 +40,19 @@ class TextTokenizer:
     """Encodes texts with the tokenizer in `path` (a ``tokenizer.json``).
 
     `with_offsets` also finds where each token lies in the text and whether it starts a word; `unk_id` is the
-    unknown token, always a word of its own.
+    unknown token, always a word of its own. `cut` is which text of a pair is cut.
     """
 
-    def __init__(self, path: Path, max_length: int, *, with_offsets: bool = False, unk_id: int | None = None) -> None:
+    def __init__(
+        self, path: Path, max_length: int, *, with_offsets: bool = False, unk_id: int | None = None,
+        cut: Cut = "longest_first",
+    ) -> None:  # fmt: skip
         self._tokenizer = Tokenizer.from_file(str(path))
         # Truncation and padding are ours: per request the first, per batch the second.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._max_length = max_length
+        self._cut: Cut = cut
         self._with_offsets = with_offsets
         self._words = WordStarts(self._tokenizer, unk_id) if with_offsets else None
 
@@ -66,7 +68,7 @@ class TextTokenizer:
         picked: Any = slice(None)
         if count > self._max_length:
             sequence = np.array([SPECIAL if s is None else s for s in encoding.sequence_ids], dtype=np.int8)
-            picked = kept(sequence, self._max_length, side)
+            picked = kept(sequence, self._max_length, side, self._cut)
         ids = np.array(encoding.ids, dtype=np.int32)[picked]
         types = np.array(encoding.type_ids, dtype=np.int32)[picked]
         if self._words is None:
