@@ -42,6 +42,8 @@ class TaskSettings(_Stored):
     pad_id: int
     unk_id: int | None
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of request parameters, chosen at build
+    mask_id: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)  # what else the task is told at build
     lengths: tuple[int, ...] = ()  # each request is padded up to one of them; where there are none, to its longest text
 
 

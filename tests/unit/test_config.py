@@ -36,7 +36,9 @@ Signature = tuple[int, tuple[int, ...]]
 
 
 def contract_tensors() -> Iterator[Tensor]:
-    return (value for value in vars(contract).values() if isinstance(value, Tensor))
+    yield from (value for value in vars(contract).values() if isinstance(value, Tensor))
+    for task in TASKS.values():  # those of one task alone
+        yield from (*task.inputs, *task.carried, task.logits, *task.outputs)
 
 
 def allowed(name: str) -> set[Signature]:
@@ -119,7 +121,7 @@ PACKED = (*INPUTS[::2], "position_ids", "segment_ids", "first_tokens")
 
 def planned(task: str, template: str) -> Plan:
     if template == "engine_tensorrt":
-        inputs, shapes = PACKED[: 5 if task == "text-classification" else 4], CallShapes.up_to(128)
+        inputs, shapes = PACKED[: 4 if TASKS[task].per == "token" else 5], CallShapes.up_to(128)
     else:
         inputs, shapes = INPUTS, Buckets.up_to(128, 16)
     recipe = Recipe(("model.onnx",), "", inputs, "fp16", shapes_values(shapes))
@@ -157,7 +159,7 @@ def test_a_plan_that_the_encoder_calls(task: str) -> None:
     shapes = given.recipe.profiles()[0]
     for tensor in engine.input:
         assert len(tensor.dims) == len(shapes[tensor.name][0]) - 1
-    assert [len(tensor.dims) for tensor in engine.output] == [2 if task == "text-classification" else 3]
+    assert [len(tensor.dims) for tensor in engine.output] == [1 + len(TASKS[task].logits.dims)]
     assert len(engine.instance_group[0].profile) == len(given.recipe.profiles())
 
 

@@ -87,7 +87,8 @@ class _Builder:
         except InvalidInput as error:
             raise BuildError(f"A --default cannot be. {error}") from error
         inputs = Inputs(facts, self._options, self._source.hashes())
-        self._progress.done(f"{facts.architecture}, {facts.task}, {len(facts.labels)} labels")
+        labels = [f"{len(facts.labels)} labels"] if task_named(facts.task).has_labels else []
+        self._progress.done(", ".join([facts.architecture, facts.task, *labels]))
         return inputs, tokenizer
 
     def _already_built(self, fingerprint: str) -> BuiltModel | None:
@@ -181,7 +182,8 @@ class _Builder:
 
 
 def _verdict(parity: Parity) -> str:
+    labels = f", labels {parity.labels_agree}/{parity.labels}" if parity.labels else ""
     return (
         f"{parity.texts} texts, ids identical, logits within {parity.max_logit_difference:.1e} "
-        f"(allowed {parity.tolerance['logits']:.1e}), labels {parity.labels_agree}/{parity.labels}"
+        f"(allowed {parity.tolerance['logits']:.1e}){labels}"
     )

@@ -43,7 +43,7 @@ class _Padded(torch.nn.Module):
 
 def input_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     """The inputs that the tokenizer gives and the model takes."""
-    accepted = inspect.signature(model.forward).parameters
+    accepted = inspect.signature(model.base_model.forward).parameters
     return tuple(
         tensor.name
         for tensor in contract.ENCODER_INPUTS

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -12,6 +13,7 @@ from tritext.engines.base import Artefact
 from tritext.naming import ROLES
 from tritext.repository import VERSION
 from tritext.settings import TOKENIZER, TaskSettings
+from tritext.tasks import task_named
 
 
 def settings_for(
@@ -28,8 +30,18 @@ def settings_for(
         encoder_inputs=inputs,
         pad_id=int(tokenizer.pad_token_id or 0),
         unk_id=tokenizer.unk_token_id,
-        defaults={**side, **options.defaults},
+        defaults={**side, **_told(facts)[0], **options.defaults},
+        mask_id=tokenizer.mask_token_id,
+        options=_told(facts)[1],
     )
+
+
+def _told(facts: Facts) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Defaults and options of the task that the checkpoint itself names."""
+    said = facts.sentences
+    if said is None:
+        return {}, {}
+    return {"normalize": said.normalize}, {"prompts": said.prompts, "default_prompt": said.default_prompt}
 
 
 def write_steps(staged: Path, settings: TaskSettings, tokenizer: PreTrainedTokenizerBase, artefact: Artefact) -> None:
@@ -40,6 +52,8 @@ def write_steps(staged: Path, settings: TaskSettings, tokenizer: PreTrainedToken
     # Not by its own `save`, whose errors are nameless.
     text = tokenizer.backend_tokenizer.to_str()
     (folders["tokenizer"] / TOKENIZER).write_text(text, encoding="utf-8")
+    if task_named(settings.task).needs_tokenizer():
+        (folders["postprocess"] / TOKENIZER).write_text(text, encoding="utf-8")
     for role, folder in folders.items():
         template = artefact.encoder_template if role == "encoder" else role
         source = templates() / "models" / template / VERSION / "model.py"

@@ -14,7 +14,7 @@ from tritext.client.results import ModelInfo, Result
 from tritext.client.sync import Client
 
 if TYPE_CHECKING:
-    from tritext.client.results import Classification, Entity, LabelScore, TokenClassification
+    from tritext.client.results import Classification, Embedding, Entity, LabelScore, TokenClassification
 
 __all__ = [
     "FLUSH",
@@ -22,6 +22,7 @@ __all__ = [
     "CallOptions",
     "Classification",
     "Client",
+    "Embedding",
     "Entity",
     "LabelScore",
     "ModelInfo",

@@ -27,6 +27,10 @@ class Options(TypedDict, total=False):
     # token classification
     aggregation_strategy: Literal["none", "simple", "first", "average", "max"] | None
     ignore_labels: Sequence[str] | str | None
+    # feature extraction
+    normalize: bool | None
+    prompt: str | None
+    prompt_name: str | None
 
 
 class CallOptions(Options, total=False):

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from tritext.results import Result
 
 if TYPE_CHECKING:
+    from tritext.tasks.feature_extraction import Embedding
     from tritext.tasks.text_classification import Classification, LabelScore
     from tritext.tasks.token_classification import Entity, TokenClassification
 
-__all__ = ["Classification", "Entity", "LabelScore", "ModelInfo", "R", "Result", "TokenClassification"]
+__all__ = ["Classification", "Embedding", "Entity", "LabelScore", "ModelInfo", "R", "Result", "TokenClassification"]
 
 R = TypeVar("R", bound=Result)
 
 _TASKS: Final = {
     "Classification": "text_classification",
     "LabelScore": "text_classification",
+    "Embedding": "feature_extraction",
     "Entity": "token_classification",
     "TokenClassification": "token_classification",
 }

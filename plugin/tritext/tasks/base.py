@@ -32,6 +32,7 @@ class Task:
     # none tells, and the user must name the task).
     auto_class: ClassVar[str]
     suffix: ClassVar[str] = ""
+    has_labels: ClassVar[bool] = True
     # Tensors. `inputs` and `outputs` are the client's; what the tokenizer stage finds out is `carried` to the
     # postprocess stage, which also reads those of `inputs` that are `echoed`.
     inputs: ClassVar[tuple[Tensor, ...]] = (contract.TEXT,)
