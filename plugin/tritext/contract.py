@@ -68,6 +68,7 @@ PARAM_LABELS: Final = "labels"  # a JSON list, in the order of the checkpoint's 
 PARAM_MAX_LENGTH: Final = "max_length"  # tokens, special tokens included
 PARAM_BUILD: Final = "build"
 PARAM_VERSION: Final = "tritext_version"
+PARAM_SAMPLE: Final = "sample"  # a text that the model can answer, where not every text is one
 
 TEXT_CLASSIFICATION: Final = "text-classification"
 TOKEN_CLASSIFICATION: Final = "token-classification"  # noqa: S105 - no password

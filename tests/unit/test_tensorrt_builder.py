@@ -51,8 +51,8 @@ def exported(folder: Path) -> Callable[..., Graph]:
         facts, tokenizer = inspect(locate(str(source)), Overrides())
         model = load_model(facts)  # anew: an export leaves its marks on it
         path = folder / f"{architecture}.{head}.{precision}.{packed}" / "model.onnx"
-        logits = task_named(facts.task).logits
-        return export(model, input_names(model, tokenizer), logits, path, packed=packed, precision=precision)
+        per = task_named(facts.task).per
+        return export(model, input_names(model, tokenizer), per, path, packed=packed, precision=precision)
 
     return get
 

@@ -66,12 +66,16 @@ def inspect(source: Source, overrides: Overrides) -> tuple[Facts, PreTrainedToke
     architecture = next(iter(config.architectures or []), "")
     sentences = _sentences(architecture, overrides, source)
     task = task_named(_task(architecture, overrides, source, sentences))
+    if task.per == "mask" and tokenizer.mask_token_id is None:
+        raise CheckpointError(f"The tokenizer of {source.name} has no mask token, so there is nothing to fill in.")
+    labels = _labels(config, overrides, source) if task.has_labels else ()
+    task.accept(labels)
     facts = Facts(
         source=source,
         task=task.name,
         architecture=architecture or config.model_type,
         model_type=config.model_type,
-        labels=_labels(config, overrides, source) if task.has_labels else (),
+        labels=labels,
         problem_type=_problem_type(config, overrides),
         max_length=_max_length(config, tokenizer, overrides, sentences),
         tokenizer_class=type(tokenizer).__name__,

@@ -30,18 +30,25 @@ def settings_for(
         encoder_inputs=inputs,
         pad_id=int(tokenizer.pad_token_id or 0),
         unk_id=tokenizer.unk_token_id,
-        defaults={**side, **_told(facts)[0], **options.defaults},
-        mask_id=tokenizer.mask_token_id,
-        options=_told(facts)[1],
+        defaults={**side, **_defaults(facts), **options.defaults},
+        mask_id=tokenizer.mask_token_id if task_named(facts.task).per == "mask" else None,
+        options=_options(facts, tokenizer),
     )
 
 
-def _told(facts: Facts) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Defaults and options of the task that the checkpoint itself names."""
-    said = facts.sentences
-    if said is None:
-        return {}, {}
-    return {"normalize": said.normalize}, {"prompts": said.prompts, "default_prompt": said.default_prompt}
+def _defaults(facts: Facts) -> dict[str, Any]:
+    """Request parameters' defaults that the checkpoint itself names."""
+    return {} if facts.sentences is None else {"normalize": facts.sentences.normalize}
+
+
+def _options(facts: Facts, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What else tasks have to know of the checkpoint."""
+    if facts.sentences is not None:
+        return {"prompts": facts.sentences.prompts, "default_prompt": facts.sentences.default_prompt}
+    if task_named(facts.task).per != "mask":
+        return {}
+    is_bpe = type(tokenizer.backend_tokenizer.model).__name__ == "BPE"  # whose spaces transformers leaves alone
+    return {"mask_token": tokenizer.mask_token, "clean_up": bool(tokenizer.clean_up_tokenization_spaces) and not is_bpe}
 
 
 def write_steps(staged: Path, settings: TaskSettings, tokenizer: PreTrainedTokenizerBase, artefact: Artefact) -> None:

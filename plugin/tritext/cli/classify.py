@@ -43,6 +43,10 @@ def classify(
     truncation: Annotated[str | None, typer.Option(help="Of texts that are too long: error, right or left.")] = None,
     aggregation_strategy: Annotated[str | None, typer.Option(help="none, simple, first, average or max.")] = None,
     ignore_labels: Annotated[str | None, typer.Option(help="Entities to leave out, separated by commas.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other parameter of the model's task."),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Most texts in one request; 32 where not given.")
     ] = None,
@@ -68,13 +72,20 @@ def classify(
         "aggregation_strategy": aggregation_strategy,
         "ignore_labels": ignore_labels,
     }
-    sent = {option: value for option, value in options.items() if value is not None}
+    sent = {option: value for option, value in options.items() if value is not None} | _pairs(settings or [])
     written = OutputFormat.jsonl if as_json else output_format
     with ending_quietly(), Client(url, timeout=timeout) as client:
         info = client.model(name)
         with Target(out) as target, Meter(_bar_console(source, target), source.size) as meter:
             stream = Stream(client, name, {**sent, "batch_size": batch_size}, source)
             stream.run(_writer(written, target, info, top_k), target, meter)
+
+
+def _pairs(settings: list[str]) -> dict[str, str]:
+    for each in settings:
+        if "=" not in each:
+            raise typer.BadParameter(f"{each!r} has no '='", param_hint="--set")
+    return dict(each.split("=", 1) for each in settings)
 
 
 def _source(

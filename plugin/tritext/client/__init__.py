@@ -14,7 +14,15 @@ from tritext.client.results import ModelInfo, Result
 from tritext.client.sync import Client
 
 if TYPE_CHECKING:
-    from tritext.client.results import Classification, Embedding, Entity, LabelScore, TokenClassification
+    from tritext.client.results import (
+        Classification,
+        Embedding,
+        Entity,
+        Fill,
+        FillMask,
+        LabelScore,
+        TokenClassification,
+    )
 
 __all__ = [
     "FLUSH",
@@ -24,6 +32,8 @@ __all__ = [
     "Client",
     "Embedding",
     "Entity",
+    "Fill",
+    "FillMask",
     "LabelScore",
     "ModelInfo",
     "Options",

@@ -31,6 +31,12 @@ class Options(TypedDict, total=False):
     normalize: bool | None
     prompt: str | None
     prompt_name: str | None
+    # zero-shot classification
+    candidate_labels: Sequence[str] | str | None
+    hypothesis_template: str | None
+    multi_label: bool | None
+    # fill-mask
+    targets: Sequence[str] | str | None
 
 
 class CallOptions(Options, total=False):

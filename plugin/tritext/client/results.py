@@ -11,10 +11,22 @@ from tritext.results import Result
 
 if TYPE_CHECKING:
     from tritext.tasks.feature_extraction import Embedding
+    from tritext.tasks.fill_mask import Fill, FillMask
     from tritext.tasks.text_classification import Classification, LabelScore
     from tritext.tasks.token_classification import Entity, TokenClassification
 
-__all__ = ["Classification", "Embedding", "Entity", "LabelScore", "ModelInfo", "R", "Result", "TokenClassification"]
+__all__ = [
+    "Classification",
+    "Embedding",
+    "Entity",
+    "Fill",
+    "FillMask",
+    "LabelScore",
+    "ModelInfo",
+    "R",
+    "Result",
+    "TokenClassification",
+]
 
 R = TypeVar("R", bound=Result)
 
@@ -23,6 +35,8 @@ _TASKS: Final = {
     "LabelScore": "text_classification",
     "Embedding": "feature_extraction",
     "Entity": "token_classification",
+    "Fill": "fill_mask",
+    "FillMask": "fill_mask",
     "TokenClassification": "token_classification",
 }
 

@@ -67,7 +67,9 @@ class PackedModel:
             logits: torch.Tensor = self.model(input_ids=given[contract.INPUT_IDS.name]).logits
         finally:
             _asked.reset(token)
-        return logits
+        return (
+            logits[:, 0] if FIRST_TOKENS in given and logits.ndim == 3 else logits
+        )  # a head of tokens got one of each
 
 
 def _positions(given: Mapping[str, torch.Tensor], offset: int) -> torch.Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from tritext import contract
 from tritext.engines.plan import RECIPE, Recipe
 from tritext.errors import ServeError
 from tritext.naming import ENGINE_ROLE, step_name
@@ -34,8 +35,10 @@ def choose(repository: Path, names: Sequence[str] | None) -> list[BuiltModel]:
 
 def sample(model: BuiltModel) -> dict[str, str]:
     """A short text for every input that a request to `model` cannot leave out."""
-    inputs = read_config(model.repository / model.name).input
-    return {entry.name: SAMPLE for entry in inputs if not entry.optional}
+    config = read_config(model.repository / model.name)
+    told = contract.PARAM_SAMPLE in config.parameters
+    sample = config.parameters[contract.PARAM_SAMPLE].string_value if told else SAMPLE
+    return {entry.name: sample for entry in config.input if not entry.optional}
 
 
 def steps(model: BuiltModel) -> set[str]:

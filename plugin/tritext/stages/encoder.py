@@ -112,13 +112,18 @@ class EncoderStage:
         ]
 
     def process(self, requests: Sequence[Request]) -> list[Answer | TritextError]:
-        """Logits [N, C] or [N, L, C] for each request, padded as its ids were."""
-        texts = Texts.of([request.inputs for request in requests], self._settings.inputs)
+        """Logits [N, C] or [N, L, C] for each request, padded as its ids were; [N, M, C] where only M are picked."""
+        mask_id = self._settings.mask_id
+        texts = Texts.of([request.inputs for request in requests], self._settings.inputs, mask_id)
         results: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
+        picked: dict[int, list[NDArray[np.float32]]] = {index: [] for index in range(len(texts))}
         calls = self._layout.calls(texts, self._settings.pad_id, per_text=self._settings.per_text)
         for call, output in self._run(calls):
             for index, logits in call.logits(output):
-                results[index] = logits
+                if mask_id is None:
+                    results[index] = logits
+                else:
+                    picked[index].append(logits.reshape(-1))
             self.counts.encoder_calls += 1
             self.counts.computed_tokens += call.computed
         self.counts.texts += len(texts)
@@ -127,7 +132,12 @@ class EncoderStage:
         start = 0
         for request in requests:
             ids = request.inputs[contract.INPUT_IDS.name]
-            answers.append({contract.LOGITS.name: _stacked(results[start : start + len(ids)], ids.shape)})
+            if mask_id is None:
+                logits = _stacked(results[start : start + len(ids)], ids.shape)
+            else:
+                rows = [np.stack(picked[index]) for index in range(start, start + len(ids))]
+                logits = _stacked(rows, (len(ids), max(map(len, rows))))
+            answers.append({contract.LOGITS.name: logits})
             start += len(ids)
         return answers
 

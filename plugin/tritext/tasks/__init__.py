@@ -4,7 +4,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from tritext.errors import CheckpointError
-from tritext.tasks import feature_extraction, text_classification, token_classification
+from tritext.tasks import (
+    feature_extraction,
+    fill_mask,
+    text_classification,
+    token_classification,
+    zero_shot_classification,
+)
 from tritext.tasks.base import Task
 
 TASKS: Final[Mapping[str, Task]] = {
@@ -13,6 +19,8 @@ TASKS: Final[Mapping[str, Task]] = {
         text_classification.TASK,
         token_classification.TASK,
         feature_extraction.TASK,
+        fill_mask.TASK,
+        zero_shot_classification.TASK,
     )
 }
 

@@ -41,6 +41,7 @@ class Task:
     logits: ClassVar[Tensor] = contract.LOGITS
     outputs: ClassVar[tuple[Tensor, ...]]
     per: ClassVar[Per] = "text"
+    expands: ClassVar[bool] = False  # a text may become several rows
     cut: ClassVar[Cut] = "longest_first"  # which text of a pair is cut
     parameters: ClassVar[type[Parameters]]
     # Of the client: what a text's answer is, and what is made of each of its K entries, of `outputs` in order.
@@ -56,6 +57,9 @@ class Task:
     def shared(self) -> tuple[Tensor, ...]:
         """Of `inputs`, those that hold a list of texts a row, which a client sends with every item."""
         return tuple(tensor for tensor in self.inputs if tensor.dims != (1,))
+
+    def accept(self, labels: Sequence[str]) -> None:
+        """CheckpointError where a checkpoint with these labels, by class index, cannot do the task."""
 
     def load(self, folder: Path) -> Self:
         """The task with what it needs of the postprocess step's version folder."""
@@ -101,6 +105,11 @@ class Task:
         """`texts` in the form in which this task's model is judged by them."""
         del mask_token
         return list(texts)
+
+    def sample(self, settings: TaskSettings) -> str | None:
+        """A short text that the model can answer, for whoever looks whether it does; None where any will do."""
+        del settings
+        return None
 
     def request(self, text: str, pair: str | None) -> tuple[dict[str, NDArray[np.object_]], dict[str, object]]:
         """Inputs and parameters of the request whose only row is this text or pair, cut right."""
