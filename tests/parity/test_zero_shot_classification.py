@@ -119,7 +119,7 @@ def test_more_rows_than_texts_a_request(served: Served, reference: Callable[...,
 
 def test_what_cannot_be_asked_is_refused_with_its_place(served: Served) -> None:
     for rows, parameters, sentence in (
-        ({"TEXT": [["a"], ["b"]], "CANDIDATE_LABELS": [["x"], [" "]]}, {}, r"CANDIDATE_LABELS\[1\] has no label"),
+        ({"TEXT": [["a"], ["b"]], "CANDIDATE_LABELS": [["x"], [" "]]}, {}, r"CANDIDATE_LABELS\[1\] is empty"),
         (
             {"TEXT": [["a"]], "CANDIDATE_LABELS": [["word " * 200]]},
             {},

@@ -1,5 +1,6 @@
 """The version folders of a build's steps: what each stage reads when it is loaded."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,11 @@ def settings_for(
 
 def _defaults(facts: Facts) -> dict[str, Any]:
     """Request parameters' defaults that the checkpoint itself names."""
-    return {} if facts.sentences is None else {"normalize": facts.sentences.normalize}
+    if facts.sentences is not None:
+        return {"normalize": facts.sentences.normalize}
+    return task_named(facts.task).defaults(
+        json.loads((facts.source.folder / "config.json").read_text(encoding="utf-8"))
+    )
 
 
 def _options(facts: Facts, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -61,6 +61,11 @@ class Task:
     def accept(self, labels: Sequence[str]) -> None:
         """CheckpointError where a checkpoint with these labels, by class index, cannot do the task."""
 
+    def defaults(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Request parameters' defaults that the checkpoint's ``config.json`` asks for."""
+        del config
+        return {}
+
     def load(self, folder: Path) -> Self:
         """The task with what it needs of the postprocess step's version folder."""
         del folder

@@ -40,6 +40,24 @@ def one_each(inputs: Arrays) -> Rows:
     return Rows(list(zip(firsts, seconds, strict=True)))
 
 
+def each_with_list(inputs: Arrays, one: str, many: str) -> list[tuple[int, str, int, str]]:
+    """For each row its text of the input `one` with each of its list in `many` [N, C].
+
+    As (row, text, place in the list, its text there). What is empty in a list only fills it up.
+    """
+    texts, lists = decode(inputs[one], one), decode(inputs[many], many)
+    width = len(lists) // len(inputs[many])
+    if len(inputs[many]) != len(texts):
+        raise InvalidInput(f"{many} has {len(inputs[many])} rows, {one} has {len(texts)}. Send one row for each.")
+    found = []
+    for row, text in enumerate(texts):
+        own = [(place, other) for place, other in enumerate(lists[row * width : (row + 1) * width]) if other.strip()]
+        if not own:
+            raise InvalidInput(f"{many}[{row}] is empty. Send at least one text there.")
+        found += [(row, text, place, other) for place, other in own]
+    return found
+
+
 def decode(array: NDArray[Any], name: str) -> list[str]:
     """The texts in a BYTES tensor, in order; InvalidInput names the one that is not UTF-8, or an empty tensor."""
     if array.size == 0:

@@ -18,7 +18,7 @@ from tritext.errors import CheckpointError, InvalidInput
 from tritext.parameters import BOOLEAN, Parameters, Rule, parameter
 from tritext.settings import TaskSettings
 from tritext.tasks.base import Column, FloatArray, Task, column, pad, softmax
-from tritext.tasks.inputs import Arrays, Rows, decode
+from tritext.tasks.inputs import Arrays, Rows, each_with_list
 from tritext.tasks.text_classification import Classification, LabelScore
 from tritext.text.inputs import TextInput
 from tritext.text.truncation import Cut
@@ -69,21 +69,14 @@ class ZeroShotClassificationTask(Task):
     def rows(self, inputs: Arrays, settings: TaskSettings, parameters: ZeroShotClassificationParameters) -> Rows:
         """A pair of text and hypothesis for each label; an empty label at a row's end only fills it up."""
         del settings
-        texts = decode(inputs[contract.TEXT.name], contract.TEXT.name)
-        sent = inputs[CANDIDATE_LABELS.name]
-        labels = decode(sent, CANDIDATE_LABELS.name)
-        width = len(labels) // len(sent)
-        if len(sent) != len(texts):
-            raise InvalidInput(f"CANDIDATE_LABELS has {len(sent)} rows, TEXT has {len(texts)}. Send one row for each.")
-        pairs, of, kept = [], [], []
-        for row, text in enumerate(texts):
-            own = [label for label in labels[row * width : (row + 1) * width] if label.strip()]
-            if not own:
-                raise InvalidInput(f"CANDIDATE_LABELS[{row}] has no label. Send at least one.")
-            pairs += [(text, parameters.hypothesis_template.replace("{}", label)) for label in own]
-            of += [row] * len(own)
-            kept += own
-        return Rows(pairs, of, {CANDIDATE.name: column(kept)}, (contract.TEXT.name, CANDIDATE_LABELS.name))
+        found = each_with_list(inputs, contract.TEXT.name, CANDIDATE_LABELS.name)
+        template = parameters.hypothesis_template
+        return Rows(
+            [(text, template.replace("{}", label)) for _, text, _, label in found],
+            [row for row, *_ in found],
+            {CANDIDATE.name: column([label for *_, label in found])},
+            (contract.TEXT.name, CANDIDATE_LABELS.name),
+        )
 
     def check(self, input_ids: NDArray[np.int32], row: int, settings: TaskSettings) -> None:
         """A hypothesis is never cut."""
