@@ -12,6 +12,7 @@ from typing import Any, Final
 from tritext.errors import CheckpointError
 
 MODULES: Final = "modules.json"
+CONFIG: Final = "config_sentence_transformers.json"
 POOLINGS: Final = ("mean", "cls", "max")
 _MODES: Final = {
     "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max", "pooling_mode_mean_tokens": "mean",
@@ -41,13 +42,18 @@ def plain(pooling: str) -> Sentences:
 
 
 def read(folder: Path) -> Sentences | None:
-    """What `folder` says, None where it is no sentence-transformers directory; CheckpointError: what is not served."""
+    """What `folder` says; CheckpointError names what is not served.
+
+    None where it is no sentence-transformers directory, or that of a cross-encoder, which pools nothing.
+    """
     if not (folder / MODULES).is_file():
         return None
     modules = _json(folder / MODULES)
     if not isinstance(modules, list) or not all(isinstance(each, dict) for each in modules):
         raise CheckpointError(f"{folder / MODULES} is not a JSON list of modules.")
     kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
+    if kinds == ["Transformer"] and _object(folder / CONFIG).get("model_type") == "CrossEncoder":
+        return None
     paths = [_inside(folder, str(module.get("path", ""))) for module in modules]
     dense = kinds[2:-1] if kinds[-1:] == ["Normalize"] else kinds[2:]
     if kinds[:2] != ["Transformer", "Pooling"] or set(dense) - {"Dense"} or paths[0] != folder:
@@ -58,7 +64,7 @@ def read(folder: Path) -> Sentences | None:
     said = _object(folder / "sentence_bert_config.json")
     if said.get("do_lower_case"):
         raise CheckpointError(f"{folder} asks for do_lower_case outside of its tokenizer, which tritext does not do.")
-    prompts = _object(folder / "config_sentence_transformers.json")
+    prompts = _object(folder / CONFIG)
     length = said.get("max_seq_length")
     texts = {str(name): str(prompt) for name, prompt in (prompts.get("prompts") or {}).items()}
     return Sentences(
