@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from tritext.build.checkpoint import Facts
 from tritext.build.config import templates
 from tritext.build.options import BuildOptions
+from tritext.build.sentences import CONFIG
 from tritext.engines.base import Artefact
 from tritext.naming import ROLES
 from tritext.repository import VERSION
@@ -41,9 +42,11 @@ def _defaults(facts: Facts) -> dict[str, Any]:
     """Request parameters' defaults that the checkpoint itself names."""
     if facts.sentences is not None:
         return {"normalize": facts.sentences.normalize}
-    return task_named(facts.task).defaults(
-        json.loads((facts.source.folder / "config.json").read_text(encoding="utf-8"))
-    )
+    files = [path for name in ("config.json", CONFIG) if (path := facts.source.folder / name).is_file()]
+    said: dict[str, Any] = {}
+    for file in files:
+        said |= json.loads(file.read_text(encoding="utf-8"))
+    return task_named(facts.task).defaults(said)
 
 
 def _options(facts: Facts, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

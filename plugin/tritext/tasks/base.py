@@ -62,7 +62,7 @@ class Task:
         """CheckpointError where a checkpoint with these labels, by class index, cannot do the task."""
 
     def defaults(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Request parameters' defaults that the checkpoint's ``config.json`` asks for."""
+        """Request parameters' defaults that the checkpoint asks for; `config` is all that its own files say of it."""
         del config
         return {}
 
