@@ -7,6 +7,7 @@ from tritext.errors import CheckpointError
 from tritext.tasks import (
     feature_extraction,
     fill_mask,
+    reranking,
     text_classification,
     token_classification,
     zero_shot_classification,
@@ -21,6 +22,7 @@ TASKS: Final[Mapping[str, Task]] = {
         feature_extraction.TASK,
         fill_mask.TASK,
         zero_shot_classification.TASK,
+        reranking.TASK,
     )
 }
 
