@@ -73,7 +73,7 @@ def test_every_way_to_ask_gives_the_same_order(served: Served) -> None:
     flat = served.generate("bert", {"QUERY": "equal", "DOCUMENTS": ["born free", "a cat", "rights"]})
     assert flat["INDEX"] == order
     with Client(served.server.grpc_url) as client:
-        (result,) = client.classify("bert", ["equal"], documents=["born free", "a cat", "rights"])  # type: ignore[call-arg]
+        (result,) = client.classify("bert", ["equal"], documents=["born free", "a cat", "rights"])
     assert [document.index for document in result.documents] == order
     (line,) = served.command("bert", "equal", "--set", "documents=born free,a cat,rights")
     assert [each["index"] for each in line["documents"]] == order

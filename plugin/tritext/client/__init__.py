@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         Fill,
         FillMask,
         LabelScore,
+        Ranked,
+        Ranking,
         TokenClassification,
     )
 
@@ -37,6 +39,8 @@ __all__ = [
     "LabelScore",
     "ModelInfo",
     "Options",
+    "Ranked",
+    "Ranking",
     "Result",
     "TokenClassification",
     "affected",

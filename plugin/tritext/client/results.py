@@ -4,8 +4,7 @@ Each task's own result stands in its file under `tritext.tasks`.
 """
 
 from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tritext.results import Result
 
@@ -30,21 +29,16 @@ __all__ = [
 
 R = TypeVar("R", bound=Result)
 
-_TASKS: Final = {
-    "Classification": "text_classification",
-    "LabelScore": "text_classification",
-    "Embedding": "feature_extraction",
-    "Entity": "token_classification",
-    "Fill": "fill_mask",
-    "FillMask": "fill_mask",
-    "TokenClassification": "token_classification",
-}
-
 
 def __getattr__(name: str) -> Any:
     # Tasks come with numpy, which importing the client does not pay for.
-    if name in _TASKS:
-        return getattr(import_module(f"tritext.tasks.{_TASKS[name]}"), name)
+    if not name.startswith("_"):
+        from tritext.tasks import TASKS
+
+        for task in TASKS.values():
+            for kind in (task.result, task.entry):
+                if kind.__name__ == name:
+                    return kind
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
