@@ -114,7 +114,7 @@ def bare(checkpoint: str, folder: Path, options: RunnerOptions) -> Bare:
     facts, tokenizer = inspect(locate(checkpoint), Overrides())
     model = load_model(facts)
     names = [name for name in input_names(model, tokenizer) if name != contract.ATTENTION_MASK.name]
-    per_text = len(task_named(facts.task).logits.dims) == 1
+    per_text = task_named(facts.task).per == "text"
     inputs = (*names, POSITION_IDS, SEGMENT_IDS, *([FIRST_TOKENS] if per_text else []))
     artefact = ENGINE.build(Ingredients(Graph(Path(), inputs, packed=True), model), options.precision, folder)
     runner = ENGINE.runner(folder / artefact.file, options)

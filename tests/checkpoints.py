@@ -33,6 +33,8 @@ ODD_TAGS = ("PER", "I-PER", "B-PER", "X-PER", "B-", "LOC-CITY", "B-LOC-CITY", "N
 
 SEQUENCE = "SequenceClassification"
 TOKENS = "TokenClassification"
+MASKED = "MaskedLM"
+NONE = ""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ HEADS: Mapping[str, Head] = {
     "one": Head(SEQUENCE, ("relevant",)),
     "tokens": Head(TOKENS, BIO),
     "odd_tags": Head(TOKENS, ODD_TAGS),
+    "masked": Head(MASKED, ()),
+    "none": Head(NONE, ()),
 }
 
 
@@ -232,16 +236,25 @@ def make(folder: Path, architecture: Architecture, head: Head, *, seed: int = 0,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.cls_token_id,
         eos_token_id=tokenizer.sep_token_id,
-        id2label=dict(enumerate(head.labels)),
-        label2id={label: index for index, label in enumerate(head.labels)},
-        problem_type=head.problem_type,
+        **_labels(head),
     )
-    auto_class: Any = getattr(transformers, f"AutoModelFor{head.kind}")
+    auto_class: Any = getattr(transformers, f"AutoModelFor{head.kind}" if head.kind else "AutoModel")
     model: PreTrainedModel = auto_class.from_config(config)
     randomise(model.eval(), seed)
-    balance(model, tokenizer)
+    if head.labels:
+        balance(model, tokenizer)
     model.save_pretrained(folder)
     return folder
+
+
+def _labels(head: Head) -> dict[str, Any]:
+    if not head.labels:
+        return {}
+    return {
+        "id2label": dict(enumerate(head.labels)),
+        "label2id": {label: index for index, label in enumerate(head.labels)},
+        "problem_type": head.problem_type,
+    }
 
 
 def _write_tokenizer(folder: Path, architecture: Architecture, *, slow: bool) -> PreTrainedTokenizerBase:

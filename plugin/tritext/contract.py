@@ -49,6 +49,12 @@ OFFSETS: Final = Tensor("offsets", "INT32", (-1, 2), ragged=True)
 # One of WORD_START, SUBWORD and SPECIAL for each token.
 TOKEN_KIND: Final = Tensor("token_kind", "UINT8", (-1,), ragged=True)
 
+# Where a text becomes several rows: the request's row that each of them is for.
+ROW: Final = Tensor("ROW", "INT32", (1,))
+
+# Rows that one request may become.
+MOST_ROWS: Final = 16_384
+
 WORD_START: Final = 0
 SUBWORD: Final = 1
 SPECIAL: Final = 2
@@ -62,6 +68,7 @@ PARAM_LABELS: Final = "labels"  # a JSON list, in the order of the checkpoint's 
 PARAM_MAX_LENGTH: Final = "max_length"  # tokens, special tokens included
 PARAM_BUILD: Final = "build"
 PARAM_VERSION: Final = "tritext_version"
+PARAM_SAMPLE: Final = "sample"  # a text that the model can answer, where not every text is one
 
 # A request's parameter, of any value: that only TOKEN_COUNT is asked for, whereupon Triton leaves out the steps behind
 # the tokenizer, which cannot see that. The hyphen has builds that do not know it take it for a forwarded header.

@@ -68,6 +68,13 @@ def _top_k(value: object) -> int | None:
     return number
 
 
+def _count(value: object) -> int:
+    number = _integer(value)
+    if number < 1:
+        raise ValueError
+    return number
+
+
 def _probability(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise TypeError
@@ -86,6 +93,24 @@ def _names(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _boolean(value: object) -> bool:
+    word = value.lower() if isinstance(value, str) else value
+    if word in ("true", "1", True):  # 1 and 1.0 equal True
+        return True
+    if word in ("false", "0", False):
+        return False
+    raise ValueError
+
+
+def _string(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+BOOLEAN: Final = Rule("true or false", _boolean)
+STRING: Final = Rule("a string", _string)
+COUNT: Final = Rule("a whole number of at least 1", _count)
 TOP_K: Final = Rule('a whole number of at least 1, or "all"', _top_k)
 PROBABILITY: Final = Rule("a number from 0 to 1", _probability)
 NAMES: Final = Rule('names separated by commas, or a JSON list of strings such as ["O", "MISC"]', _names)

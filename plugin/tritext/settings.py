@@ -45,6 +45,8 @@ class TaskSettings(_Stored):
     pad_id: int
     unk_id: int | None
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of request parameters, chosen at build
+    mask_id: int | None = None  # only where answers are for mask tokens
+    options: Mapping[str, Any] = field(default_factory=dict)  # what else the task is told at build
     lengths: tuple[int, ...] = ()  # each request is padded up to one of them; where there are none, to its longest text
 
 
@@ -73,6 +75,7 @@ class EngineSettings(_Stored):
     per_text: bool  # one row of logits a text, not one a token
     variants: tuple[Variant, ...]
     longest: int = 0  # tokens of a row, padding included, as the tokenizer step sends them; 0 in older builds: any
+    mask_id: int | None = None  # where it is said, there is a row of logits for each of these tokens, and no others
 
     def __post_init__(self) -> None:
         if not isinstance(self.variants, tuple):

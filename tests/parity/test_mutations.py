@@ -182,8 +182,8 @@ def go_on_counting(arrays: Arrays) -> NDArray[Any]:
 
 def kept_but(**changes: Any) -> Callable[..., NDArray[np.intp]]:
     original = text_tokenizer.kept
-    return lambda sequence, max_length, side: original(
-        sequence, max_length - changes.get("fewer", 0), changes.get("sides", {}).get(side, side)
+    return lambda sequence, max_length, side, cut: original(
+        sequence, max_length - changes.get("fewer", 0), changes.get("sides", {}).get(side, side), cut
     )
 
 

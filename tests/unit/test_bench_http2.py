@@ -16,6 +16,7 @@ from tritext.bench.load import REFUSED, Failed
 from tritext.bench.served import METHOD
 from tritext.client.batching import Batch
 from tritext.client.codec import RequestEncoder, decode
+from tritext.tasks.text_classification import TASK as TEXTS
 
 T = TypeVar("T")
 
@@ -26,7 +27,7 @@ def request(*texts: str) -> bytes:
 
 
 def tokens(answer: bytes, rows: int = 1) -> list[int]:
-    return [result.token_count for result in decode(service_pb2.ModelInferResponse.FromString(answer), rows)]
+    return [result.token_count for result in decode(service_pb2.ModelInferResponse.FromString(answer), rows, TEXTS)]
 
 
 async def connect(server: FakeTriton, timeout: float = 30.0) -> Connection:

@@ -18,6 +18,7 @@ from tritext.build.checkpoint import Facts, Overrides, inspect
 from tritext.build.source import locate, sentence
 from tritext.build.weights import load_model
 from tritext.errors import CheckpointError
+from tritext.tasks import TASKS
 
 LABELS = ("négatif", "中立", "положительный", "محايد")
 Edit = Callable[[Path], object]
@@ -136,8 +137,8 @@ def test_labels_where_the_checkpoint_has_none(copy: Path) -> None:
 def test_a_checkpoint_that_does_not_name_its_architecture(copy: Path) -> None:
     configure(copy, architectures=None)
     assert refused(copy) == (
-        "FOLDER is a model without a head; tritext serves text-classification, token-classification. If it was "
-        "fine-tuned for one of them, say so with --task."
+        f"FOLDER is a model without a head; tritext serves {', '.join(TASKS)}. If it was fine-tuned for one of them, "
+        "say so with --task."
     )
     read = facts(copy, task="text-classification")
     assert read.architecture == "bert"
@@ -208,7 +209,7 @@ def test_truncated_weights(copy: Path) -> None:
         ({"model_type": "gizmo"}, "FOLDER has model_type 'gizmo', which transformers"),
         ({"model_type": ["bert"]}, "FOLDER has model_type ['bert'], which transformers"),
         ({"model_type": None}, "FOLDER has model_type None"),
-        ({"architectures": ["BertModel"]}, "FOLDER is a BertModel; tritext serves text-classification, token-cl"),
+        ({"architectures": ["BertModel"]}, "FOLDER is a BertModel, which gives vectors, and does not say how"),
         ({"id2label": {"x": "a"}}, "FOLDER/config.json cannot be read: invalid literal"),
         ({"id2label": ["a", "b"]}, "FOLDER/config.json cannot be read: "),
         ({"hidden_size": "abc"}, "FOLDER/config.json cannot be read: Validation error for field 'hidden_size': Type"),

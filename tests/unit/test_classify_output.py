@@ -63,7 +63,7 @@ def test_json_does_not_overwrite_a_field_of_the_callers() -> None:
 
 def table(*pairs: tuple[Row, Any], most: int | None = None) -> list[list[str]]:
     out: list[str] = []
-    writer = CsvWriter(out.append, most)
+    writer = CsvWriter(out.append, most, Entity)
     for each in pairs:
         writer.write(*each)
     return list(csv.reader(io.StringIO("".join(out), newline="")))

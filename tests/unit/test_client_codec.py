@@ -12,6 +12,8 @@ from tritext.client.codec import Malformed, RequestEncoder, decode, model_info
 from tritext.client.options import wire_parameters
 from tritext.client.results import Classification, Entity, LabelScore, ModelInfo, TokenClassification
 from tritext.errors import InvalidInput
+from tritext.tasks.text_classification import TASK as TEXTS
+from tritext.tasks.token_classification import TASK as TOKENS
 
 
 def reference(name: str, texts: list[str]) -> InferInput:
@@ -78,19 +80,19 @@ def labels(*rows: list[str], counts: list[int] | None = None, **more: Any) -> An
 
 
 def test_padding_is_left_out() -> None:
-    assert decode(labels(["ham", "späm"], ["ham"]), 2) == [
+    assert decode(labels(["ham", "späm"], ["ham"]), 2, TEXTS) == [
         Classification((LabelScore("ham", 0.5), LabelScore("späm", 0.5)), 5, truncated=False),
         Classification((LabelScore("ham", 0.5),), 900, truncated=True),
     ]
 
 
 def test_rows_may_be_wider_than_any_count() -> None:
-    results = decode(labels(["a", "b"], ["c", "d"], counts=[1, 1]), 2)
+    results = decode(labels(["a", "b"], ["c", "d"], counts=[1, 1]), 2, TEXTS)
     assert [[pair.label for pair in result.labels] for result in results] == [["a"], ["c"]]  # type: ignore[union-attr]
 
 
 def test_no_label_at_all_is_an_answer() -> None:
-    results = decode(labels([], []), 2)
+    results = decode(labels([], []), 2, TEXTS)
     assert results == [Classification((), 5, truncated=False), Classification((), 900, truncated=True)]
     assert isinstance(results[0], Classification)
     assert results[0].label is None
@@ -105,7 +107,7 @@ def test_entities() -> None:
         START=("INT32", [[0], [3, 12]]),
         END=("INT32", [[3], [9, 15]]),
     )
-    assert decode(response, 2) == [
+    assert decode(response, 2, TOKENS) == [
         TokenClassification((Entity("PER", 0.5, "Ada", 0, 3),), 5, truncated=False),
         TokenClassification(
             (Entity("LOC", 0.5, "Zürich", 3, 9), Entity("PER", 0.5, "👩‍🔬", 12, 15)), 900, truncated=True
@@ -116,7 +118,7 @@ def test_entities() -> None:
 @given(st.lists(st.lists(st.text(max_size=5), max_size=4), min_size=2, max_size=2))
 def test_strings_are_those_of_tritonclient(rows: list[list[str]]) -> None:
     response = labels(*rows)
-    names = [[pair.label for pair in result.labels] for result in decode(response, 2)]  # type: ignore[union-attr]
+    names = [[pair.label for pair in result.labels] for result in decode(response, 2, TEXTS)]  # type: ignore[union-attr]
     array = InferResult(response).as_numpy("LABEL")
     expected = [[value.decode() for value in row[: len(names[i])]] for i, row in enumerate(array)]
     assert names == expected
@@ -135,25 +137,25 @@ def damaged(name: str, content: bytes | None) -> Any:
 @pytest.mark.parametrize("name", ["LABEL", "SCORE", "COUNT", "TOKEN_COUNT", "TRUNCATED"])
 def test_a_missing_output_is_named(name: str) -> None:
     with pytest.raises(Malformed, match=f"no {name} in it"):
-        decode(damaged(name, None), 2)
+        decode(damaged(name, None), 2, TEXTS)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x01", b"\x09\x00\x00\x00ab", b"\xff\xff\xff\xff", b"\x01\0\0\0\xff" * 2])
 @pytest.mark.parametrize("name", ["LABEL", "SCORE", "COUNT", "TOKEN_COUNT", "TRUNCATED"])
 def test_bytes_that_do_not_follow_the_contract_are_refused(name: str, content: bytes) -> None:
     with pytest.raises(Malformed):
-        decode(damaged(name, content), 2)
+        decode(damaged(name, content), 2, TEXTS)
 
 
 @pytest.mark.parametrize("counts", [[1, 2], [-1, 1]])
 def test_counts_beyond_the_row_are_refused(counts: list[int]) -> None:
     with pytest.raises(Malformed, match="do not fit 2 texts"):
-        decode(labels(["ham"], ["spam"], counts=counts), 2)
+        decode(labels(["ham"], ["spam"], counts=counts), 2, TEXTS)
 
 
 def test_another_number_of_rows_is_refused() -> None:
     with pytest.raises(Malformed):
-        decode(labels(["ham"], ["spam"]), 3)
+        decode(labels(["ham"], ["spam"]), 3, TEXTS)
 
 
 def config(**parameters: str) -> Any:

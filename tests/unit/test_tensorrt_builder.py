@@ -48,11 +48,11 @@ def exported(folder: Path) -> Callable[..., Graph]:
         source = folder / f"{architecture}.{head}"
         if not source.exists():
             checkpoints.make(source, checkpoints.ARCHITECTURES[architecture], checkpoints.HEADS[head])
-        facts, tokenizer = inspect(locate(str(source)), Overrides())
+        facts, tokenizer = inspect(locate(str(source)), Overrides(pooling="mean" if head == "none" else None))
         model = load_model(facts)  # anew: an export leaves its marks on it
         path = folder / f"{architecture}.{head}.{precision}.{packed}" / "model.onnx"
-        logits = task_named(facts.task).logits
-        return export(model, input_names(model, tokenizer), logits, path, packed=packed, precision=precision)
+        per = task_named(facts.task).per
+        return export(model, input_names(model, tokenizer), per, path, packed=packed, precision=precision)
 
     return get
 
@@ -91,11 +91,15 @@ def test_every_architecture_compiles_with_all_its_profiles(
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-@pytest.mark.parametrize("architecture", ["bert", "deberta-v2", "xlm-roberta"])
-def test_token_classifiers_compile_too(
-    architecture: str, precision: Precision, exported: Callable[..., Graph], tmp_path: Path
+@pytest.mark.parametrize(
+    ("architecture", "head"),
+    [("bert", "tokens"), ("deberta-v2", "tokens"), ("xlm-roberta", "tokens"), ("bert", "masked"), ("bert", "none")],
+)  # fmt: skip
+def test_other_heads_compile_too(
+    architecture: str, head: str, precision: Precision, exported: Callable[..., Graph], tmp_path: Path
 ) -> None:
-    graph = exported(architecture, "tokens", precision, packed=True)
+    """Of tokens, of masks, and the mean over each text of a packed row."""
+    graph = exported(architecture, head, precision, packed=True)
     assert planned(graph, precision, tmp_path, AMPERE, ADA)
 
 

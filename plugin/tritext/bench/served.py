@@ -24,6 +24,7 @@ from tritext.client.options import Scalar
 from tritext.client.security import Security
 from tritext.errors import InvalidInput
 from tritext.naming import ROLES, step_name
+from tritext.tasks import task_named
 
 METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
 _COUNTED_AT_ONCE: Final = 256
@@ -41,6 +42,7 @@ class Served:
         credentials, api_key = self.security.credentials, self.security.api_key
         with Client(address, timeout=timeout, credentials=credentials, api_key=api_key) as client:
             self.info = client.model(name)
+        self.task = task_named(self.info.task)
         self.steps = Steps(*(step_name(name, role, self.info.build) for role in ROLES))
 
     def count(self, items: Sequence[Item], parameters: Mapping[str, Scalar]) -> list[int]:
@@ -69,7 +71,7 @@ class Served:
             expected = traffic.counts[index % len(traffic.counts)]
             context = Context(self.address, self.name)
             try:
-                counted = [result.token_count for result in decode(parse(answer), len(expected))]
+                counted = [result.token_count for result in decode(parse(answer), len(expected), self.task)]
             except Malformed as error:
                 raise not_understood(str(error), context) from error
             if counted != expected:

@@ -26,7 +26,6 @@ from tritext.build.source import Source
 from tritext.build.steps import settings_for, write_steps
 from tritext.build.texts import parity_texts
 from tritext.build.weights import load_model
-from tritext.contract import TEXT_PAIR
 from tritext.engines.base import PRECISIONS
 from tritext.errors import BuildError, InvalidInput, RepositoryError
 from tritext.manifest import MANIFEST, Example, Manifest, write_reference
@@ -88,7 +87,8 @@ class _Builder:
         except InvalidInput as error:
             raise BuildError(f"A --default cannot be. {error}") from error
         inputs = Inputs(facts, self._options, self._source.hashes())
-        self._progress.done(f"{facts.architecture}, {facts.task}, {len(facts.labels)} labels")
+        labels = [f"{len(facts.labels)} labels"] if task_named(facts.task).has_labels else []
+        self._progress.done(", ".join([facts.architecture, facts.task, *labels]))
         return inputs, tokenizer
 
     def _already_built(self, fingerprint: str) -> BuiltModel | None:
@@ -119,7 +119,7 @@ class _Builder:
         self._progress.done(f"{model.num_parameters() / 1e6:.1f} M parameters")
         # Before the reference is asked for, which sets the tokenizer's side.
         settings = settings_for(facts, tokenizer, input_names(model, tokenizer), options)
-        texts = parity_texts(pairs=TEXT_PAIR in task.inputs)
+        texts = task.references(parity_texts(pairs=len(task.texts) > 1), tokenizer.mask_token)
         self._progress.step("Ask the checkpoint for reference", total=len(texts))
         examples = parities.reference(model, tokenizer, facts, texts, self._progress.advance)
         self._progress.done(f"{len(texts)} texts")
@@ -182,7 +182,8 @@ class _Builder:
 
 
 def _verdict(parity: Parity) -> str:
+    labels = f", labels {parity.labels_agree}/{parity.labels}" if parity.labels else ""
     return (
         f"{parity.texts} texts, ids identical, logits within {parity.max_logit_difference:.1e} "
-        f"(allowed {parity.tolerance['logits']:.1e}), labels {parity.labels_agree}/{parity.labels}"
+        f"(allowed {parity.tolerance['logits']:.1e}){labels}"
     )

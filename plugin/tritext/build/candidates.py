@@ -171,7 +171,9 @@ class Contest:
     def stage(self, variant: Variant) -> EncoderStage:
         """The encoder that runs `variant`."""
         inputs = self._settings.encoder_inputs
-        settings = EngineSettings(inputs, self._settings.pad_id, self._per_text, (variant,))
+        settings = EngineSettings(
+            inputs, self._settings.pad_id, self._per_text, (variant,), mask_id=self._settings.mask_id
+        )
         return EncoderStage.of(settings, variant, self._folder)
 
     def best_layout(self, candidate: Candidate) -> AnyLayout:

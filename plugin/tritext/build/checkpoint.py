@@ -8,10 +8,13 @@ from typing import Any, Final
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
+from tritext.build.sentences import MODULES, Sentences, plain
+from tritext.build.sentences import read as sentences_in
 from tritext.build.source import Source, sentence
 from tritext.errors import CheckpointError
 from tritext.stored import read_json
 from tritext.tasks import TASKS, task_named
+from tritext.tasks.feature_extraction import TASK as EMBEDDING
 
 # Model types whose position ids start behind the padding token's, which costs that many positions.
 # Source: create_position_ids_from_input_ids in the models' code.
@@ -40,6 +43,7 @@ class Overrides:
     problem_type: str | None = None
     max_length: int | None = None
     tokenizer: Path | None = None
+    pooling: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class Facts:
     max_length: int
     tokenizer_class: str
     vocabulary: int
+    sentences: Sentences | None = None  # how vectors are made, where they are the task
 
 
 def inspect(source: Source, overrides: Overrides) -> tuple[Facts, PreTrainedTokenizerBase]:
@@ -64,18 +69,24 @@ def inspect(source: Source, overrides: Overrides) -> tuple[Facts, PreTrainedToke
     config = _config(source)
     tokenizer = _tokenizer(source, overrides)
     _check_vocabulary(config, tokenizer, source)
-    labels = _labels(config, overrides, source)
     architecture = next(iter(config.architectures or []), "")
+    sentences = _sentences(architecture, overrides, source)
+    task = task_named(_task(architecture, overrides, source, sentences))
+    if task.per == "mask" and tokenizer.mask_token_id is None:
+        raise CheckpointError(f"The tokenizer of {source.name} has no mask token, so there is nothing to fill in.")
+    labels = _labels(config, overrides, source) if task.has_labels else ()
+    task.accept(labels)
     facts = Facts(
         source=source,
-        task=_task(architecture, overrides, source),
+        task=task.name,
         architecture=architecture or config.model_type,
         model_type=config.model_type,
         labels=labels,
         problem_type=_problem_type(config, overrides),
-        max_length=_max_length(config, tokenizer, overrides),
+        max_length=_max_length(config, tokenizer, overrides, sentences),
         tokenizer_class=type(tokenizer).__name__,
         vocabulary=len(tokenizer),
+        sentences=sentences if task.auto_class == "AutoModel" else None,
     )
     return facts, tokenizer
 
@@ -172,11 +183,26 @@ def _check_vocabulary(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBa
         )
 
 
-def _task(architecture: str, overrides: Overrides, source: Source) -> str:
+def _sentences(architecture: str, overrides: Overrides, source: Source) -> Sentences | None:
+    said = plain(overrides.pooling) if overrides.pooling else sentences_in(source.folder)
+    if said is None and (
+        overrides.task == EMBEDDING.name or (not overrides.task and architecture.endswith(EMBEDDING.suffix))
+    ):
+        raise CheckpointError(
+            f"{source.name} is a {architecture or 'model without a head'}, which gives vectors, and does not say how "
+            f"those of a text's tokens become one: there is no {MODULES} as sentence-transformers writes it. Say how "
+            "it was trained: --pooling mean, cls or max."
+        )
+    return said
+
+
+def _task(architecture: str, overrides: Overrides, source: Source, sentences: Sentences | None) -> str:
     if overrides.task:
         return task_named(overrides.task).name
+    if sentences is not None:
+        return EMBEDDING.name
     for task in TASKS.values():
-        if architecture.endswith(task.auto_class.removeprefix("AutoModel")):
+        if task.suffix and architecture.endswith(task.suffix):
             return task.name
     raise CheckpointError(
         f"{source.name} is a {architecture or 'model without a head'}; tritext serves {', '.join(TASKS)}. If it was "
@@ -207,13 +233,16 @@ def position_offset(config: PretrainedConfig) -> int:
     return int(config.pad_token_id or 0) + 1 if config.model_type in _OFFSET_POSITIONS else 0
 
 
-def _max_length(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, overrides: Overrides) -> int:
+def _max_length(
+    config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, overrides: Overrides, sentences: Sentences | None
+) -> int:
     positions = getattr(config, "max_position_embeddings", None)
     if positions:
         positions -= position_offset(config)
     length = overrides.max_length
     if length is None:
-        length = int(min(tokenizer.model_max_length, positions or _LONGEST))
+        said = sentences.max_length if sentences else None
+        length = int(min(tokenizer.model_max_length, positions or _LONGEST, said or tokenizer.model_max_length))
     if length < _SHORTEST:
         whose = "--max-length" if overrides.max_length is not None else "The checkpoint's maximum length of"
         raise CheckpointError(f"{whose} {length} is too short; it must be at least {_SHORTEST} tokens.")

@@ -5,7 +5,7 @@ Templates are parsed, fields are set on the protobuf, the result is printed: not
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,7 @@ from tritext.naming import ENGINE_ROLE, ROLES, step_name
 from tritext.repository import read_config
 from tritext.settings import TaskSettings
 from tritext.tasks import task_named
+from tritext.tasks.base import Task
 
 _TYPES: Final = {
     "BYTES": DataType.TYPE_STRING,
@@ -63,7 +64,7 @@ def configurations(plan: Plan) -> dict[str, ModelConfig]:
     """The configuration of each step by role, and of the ensemble under "ensemble"."""
     task = task_named(plan.settings.task)
     wiring = {
-        "tokenizer": (task.inputs, (*plan.encoder_inputs, *task.carried, *contract.REPORT)),
+        "tokenizer": (task.inputs, tuple(dict.fromkeys((*plan.encoder_inputs, *task.carried, *contract.REPORT)))),
         "encoder": (plan.encoder_inputs, (task.logits,)),
         "postprocess": ((*task.echoed, *task.carried, task.logits), task.outputs),
     }
@@ -74,18 +75,19 @@ def configurations(plan: Plan) -> dict[str, ModelConfig]:
         if role == "encoder" and plan.artefact.config is not None:
             config.MergeFrom(plan.artefact.config)
         config.name = step_name(plan.name, role, plan.build)
-        config.max_batch_size = plan.max_batch_size
+        grows = task.expands and role != "tokenizer"  # what the tokenizer makes of N rows must fit the steps behind it
+        config.max_batch_size = contract.MOST_ROWS if grows else plan.max_batch_size
         if role == "encoder" and config.instance_group:
             config.instance_group[0].count = plan.instances
         preferred = config.dynamic_batching.preferred_batch_size if config.HasField("dynamic_batching") else []
-        preferred[:] = sorted({min(size, plan.max_batch_size) for size in preferred})  # Triton refuses larger ones
+        preferred[:] = sorted({min(size, config.max_batch_size) for size in preferred})  # Triton refuses larger ones
         _set_tensors(config, inputs, outputs)
         _fit_plan(config, plan, role)
         config.parameters[contract.PARAM_BUILD].string_value = plan.build
         configs[role] = config
     configs["ensemble"] = _ensemble(plan, configs)
     if plan.artefact.is_own_model:
-        configs[ENGINE_ROLE] = _engine(plan, task.logits)
+        configs[ENGINE_ROLE] = _engine(plan, task)
     return configs
 
 
@@ -101,7 +103,7 @@ def _fit_plan(config: ModelConfig, plan: Plan, role: str) -> None:
             each.allow_ragged_batch = False
 
 
-def _engine(plan: Plan, logits: Tensor) -> ModelConfig:
+def _engine(plan: Plan, task: Task) -> ModelConfig:
     """The configuration of an engine that is a model of its own: the graph's inputs as they are, and its logits."""
     assert plan.recipe is not None  # noqa: S101 - only a plan is a model of its own; tells the type checker
     config = read_config(templates() / "models" / plan.artefact.template)
@@ -109,7 +111,7 @@ def _engine(plan: Plan, logits: Tensor) -> ModelConfig:
     _set_profiles(config, plan.recipe)
     shapes = plan.recipe.profiles()[0]
     inputs = [Tensor(name, "INT32", (-1,) * (len(shapes[name][0]) - 1)) for name in plan.recipe.inputs]
-    _set_tensors(config, inputs, [Tensor(logits.name, logits.datatype, (-1, *logits.dims))])
+    _set_tensors(config, inputs, [replace(task.logits, dims=(-1,) * (3 if task.per == "token" else 2))])
     config.max_batch_size = plan.recipe.plan_shapes().max_batch_size
     config.parameters[contract.PARAM_BUILD].string_value = plan.build
     return config
@@ -145,6 +147,8 @@ def _ensemble(plan: Plan, steps: dict[str, ModelConfig]) -> ModelConfig:
         contract.PARAM_BUILD: plan.build,
         contract.PARAM_VERSION: tritext.__version__,
     }
+    if sample := task_named(plan.settings.task).sample(plan.settings):
+        values[contract.PARAM_SAMPLE] = sample
     for key, value in values.items():
         config.parameters[key].string_value = value
     return config

@@ -31,7 +31,7 @@ from tritext.progress import Progress
 from tritext.settings import EngineSettings, TaskSettings, Variant
 from tritext.stages.encoder import EncoderStage
 from tritext.tasks import task_named
-from tritext.text.tokenizer import TextInput
+from tritext.text.inputs import TextInput
 
 _EXACT: Final = "fp32"  # needs no gate: parity holds it to rounding
 _CHECKED: Final = 6  # texts that the encoder asks itself when it is loaded
@@ -83,7 +83,8 @@ class EncoderBuilder:
     ) -> None:  # fmt: skip
         self._model, self._tokenizer, self._facts, self._options = model, tokenizer, facts, options
         self._folder, self._scratch, self._progress = folder, scratch, progress
-        self._per_text = len(task_named(facts.task).logits.dims) == 1
+        self._per = task_named(facts.task).per
+        self._per_text = self._per != "token"
 
     def export(self, settings: TaskSettings, examples: Sequence[Example]) -> Graph:
         """The checkpoint as a packed graph, or as a padded one where packing does not give its answers.
@@ -104,8 +105,8 @@ class EncoderBuilder:
         return graph
 
     def _export(self, precision: Precision, path: Path, *, packed: bool) -> Graph:
-        names, logits = input_names(self._model, self._tokenizer), task_named(self._facts.task).logits
-        return export(self._model, names, logits, path, packed=packed, precision=precision)
+        names = input_names(self._model, self._tokenizer)
+        return export(self._model, names, self._per, path, packed=packed, precision=precision)
 
     def _is_faithful(self, graph: Graph, settings: TaskSettings, examples: Sequence[Example]) -> bool:
         """Whether the packed `graph` gives the answers of `examples` however they lie in its rows."""
@@ -117,7 +118,9 @@ class EncoderBuilder:
             artefact = engine.build(Ingredients(graph, self._model), _EXACT, folder)
             variant = Variant(engine.name, _EXACT, artefact.file, layout_values(Packed()), float("inf"))
             kept = replace(settings, encoder_inputs=step_inputs(graph))
-            engine_settings = EngineSettings(kept.encoder_inputs, kept.pad_id, self._per_text, (variant,))
+            engine_settings = EngineSettings(
+                kept.encoder_inputs, kept.pad_id, self._per_text, (variant,), mask_id=kept.mask_id
+            )
             stage = EncoderStage.of(engine_settings, variant, folder)
             answers = stage.process([parity.encoder_request(example, kept) for example in examples])
         except (TritextError, RuntimeError):  # the latter from an engine that meets a graph it cannot run
@@ -158,6 +161,7 @@ class EncoderBuilder:
     ) -> tuple[C, Ingredients, Path]:
         """A contest on the user's texts or ours, what its candidates are made of, and the folder that has them."""
         texts = list(self._options.texts) or self._own_texts()
+        texts = task_named(self._facts.task).references(texts, self._tokenizer.mask_token)
         calibrating, judged = _parted(texts)
         calls = list(self._calls(calibrating, settings, graph))
         ingredients = Ingredients(
@@ -176,6 +180,11 @@ class EncoderBuilder:
 
     def _planned(self, graph: Graph, settings: TaskSettings, wanted: Sequence[Spec]) -> Encoder:
         """The graph and the recipe of a TensorRT plan, judged on the CPU; the plan is made where it is to serve."""
+        if (self._per == "mask" or task_named(self._facts.task).expands) and not graph.packed:
+            raise EngineError(
+                f"{self._facts.task} with TensorRT needs a graph that takes several texts a row: leave --batching at "
+                "packed, or choose another --engine."
+            )
         longest = self._facts.max_length
         rows = min(_PLAN_ROWS, self._options.max_batch_size)
         shapes = CallShapes.up_to(longest) if graph.packed else Buckets.up_to(longest, rows)
@@ -216,7 +225,12 @@ class EncoderBuilder:
 
     def _settings(self, settings: TaskSettings, variants: Sequence[Variant]) -> EngineSettings:
         return EngineSettings(
-            settings.encoder_inputs, settings.pad_id, self._per_text, tuple(variants), settings.max_length
+            settings.encoder_inputs,
+            settings.pad_id,
+            self._per_text,
+            tuple(variants),
+            longest=settings.max_length,
+            mask_id=settings.mask_id,
         )
 
     def _own_texts(self) -> list[TextInput]:
@@ -241,7 +255,7 @@ class EncoderBuilder:
             types = np.array(each.get("token_type_ids", [np.zeros_like(ids)])[0], dtype=np.int32)
             example = Example("", None, ids, types, nothing)
             requests.append(parity.encoder_request(example, settings).inputs)
-        texts_of_all = Texts.of(requests, settings.encoder_inputs)
+        texts_of_all = Texts.of(requests, settings.encoder_inputs, settings.mask_id)
         layout: AnyLayout = Packed(rows=1) if graph.packed else Sorted(1)
         if self._options.engine == TENSORRT:  # ONNX Runtime's histograms want calls of one shape
             longest = max(128, -(-int(texts_of_all.lengths.max()) // 8) * 8)

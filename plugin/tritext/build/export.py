@@ -17,9 +17,9 @@ from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 from tritext import contract
 from tritext.build.halves import halved
 from tritext.build.packing import Packed
-from tritext.contract import Tensor
 from tritext.engines.base import FIRST_TOKENS, POSITION_IDS, SEGMENT_IDS, Graph, Precision
 from tritext.errors import ExportError
+from tritext.tasks.base import Per
 
 _OPSET: Final = 17
 _TYPED_OPSET: Final = 19  # the first in which the scales of Q/DQ nodes may be half
@@ -43,7 +43,7 @@ class _Padded(torch.nn.Module):
 
 def input_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     """The inputs that the tokenizer gives and the model takes."""
-    accepted = inspect.signature(model.forward).parameters
+    accepted = inspect.signature(model.base_model.forward).parameters
     return tuple(
         tensor.name
         for tensor in contract.ENCODER_INPUTS
@@ -52,19 +52,20 @@ def input_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> t
 
 
 def export(
-    model: PreTrainedModel, names: tuple[str, ...], logits: Tensor, path: Path, *, packed: bool,
+    model: PreTrainedModel, names: tuple[str, ...], per: Per, path: Path, *, packed: bool,
     precision: Precision = "fp32",
 ) -> Graph:  # fmt: skip
     """Trace `model` into an ONNX file at `path` with dynamic shapes; ExportError where it cannot be.
 
-    `names` are the tokenizer's tensors that it takes. `packed`: its rows hold several texts each, see `Graph`. In
-    `precision` fp16 or bf16 the graph itself computes in that (see `halved`); logits are float in any case.
+    `names` are the tokenizer's tensors that it takes, `per` is what it gives a row of logits for. `packed`: its rows
+    hold several texts each, see `Graph`. In `precision` fp16 or bf16 the graph itself computes in that (see `halved`);
+    logits are float in any case.
     Beyond 2 GB the weights become files beside it, so the folder should be its own.
     """
     opset = _OPSET
     if precision != "fp32":
         model, opset = halved(model, _TYPES[precision]), _TYPED_OPSET
-    per_text = len(logits.dims) == 1
+    per_text = per == "text" or (per == "mask" and packed)  # else all tokens' logits leave it, and some are picked
     example = _example(names, model, packed=packed, per_text=per_text)
     encoder = Packed(model, tuple(example)) if packed else _Padded(model, tuple(example))
     axes: dict[str, dict[int, str]] = {name: {0: "rows", 1: "length"} for name in example}

@@ -1,8 +1,8 @@
 """Is a faster way to run the encoder accurate enough? Its answers on real texts against the fp32 checkpoint's.
 
 A candidate passes where its labels agree in at least `Bounds.agreement` of all decisions (one a text, a token, or a
-class of a multi-label text; near ties count like all others) and the 99th percentile of its scores' differences is
-at most `Bounds.drift`.
+class of a multi-label text; near ties count like all others; a regression and an embedding decide nothing) and the
+99th percentile of its scores' differences is at most `Bounds.drift`.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tritext import contract
-from tritext.build.parity import decisions, encoder_request
+from tritext.build.parity import encoder_request
 from tritext.errors import TritextError
 from tritext.manifest import Example
 from tritext.settings import TaskSettings
@@ -57,14 +57,12 @@ def accuracy(stage: EncoderStage, examples: Sequence[Example], settings: TaskSet
                 raise answer
             logits.append(np.atleast_2d(answer[contract.LOGITS.name][0]))
     got, expected = np.concatenate(logits), np.concatenate([np.atleast_2d(each.logits) for each in examples])
-    agree = decisions(got, settings)[0] == decisions(expected, settings)[0]
-    if settings.problem_type == "regression":  # it decides nothing; its drift, in its own unit, is judged alone
-        agree = np.ones_like(agree)
-    scores = task_named(settings.task).scores
-    drift = np.abs(scores(got, settings) - scores(expected, settings)).max(axis=-1)
+    task = task_named(settings.task)
+    agree = task.decisions(got, settings)[0] == task.decisions(expected, settings)[0]
+    drift = task.drift(got, expected, settings)
     return Accuracy(
         decisions=int(agree.size),
-        agreement=float(agree.mean()),
+        agreement=float(agree.mean()) if agree.size else 1.0,
         drift=float(np.percentile(drift, 99)),
         mean_drift=float(drift.mean()),
         max_drift=float(drift.max()),

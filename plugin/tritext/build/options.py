@@ -11,7 +11,7 @@ from tritext.build.gate import Bounds
 from tritext.engines.plan import PlanOptions
 from tritext.manifest import Manifest
 from tritext.repository import BuiltModel
-from tritext.text.tokenizer import TextInput
+from tritext.text.inputs import TextInput
 
 Batching = Literal["packed", "buckets"]
 

@@ -21,7 +21,7 @@ from tritext.pipeline import Pipeline, Trace
 from tritext.settings import TaskSettings
 from tritext.stages.base import Request
 from tritext.tasks import task_named
-from tritext.text.tokenizer import TextInput
+from tritext.text.inputs import TextInput
 
 # How far a logit may be from the reference, as a share of the largest reference logit (at least 1) of all texts.
 # fp32: rounding in another order of operations; fp16 and bf16: 11 and 8 bits of mantissa through every layer.
@@ -51,13 +51,16 @@ def reference(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts:
               texts: Sequence[TextInput], advance: Callable[[], None] = lambda: None) -> list[Example]:  # fmt: skip
     """The checkpoint's own ids and logits for `texts`, cut right; `advance` is called after each."""
     tokenizer.truncation_side = "right"
+    task = task_named(facts.task)
     examples = []
     for item in texts:
         text, pair = item if isinstance(item, tuple) else (item, None)
         # As a batch of one: called with an empty second text alone, transformers takes it for none.
-        encoded = tokenizer([item], truncation=True, max_length=facts.max_length, return_tensors="pt")
+        encoded = tokenizer([item], truncation=task.cut, max_length=facts.max_length, return_tensors="pt")
         logits = _logits(model, encoded, text)
         ids = encoded["input_ids"][0].numpy().astype(np.int32)
+        if task.per == "mask":
+            logits = logits[ids == tokenizer.mask_token_id]
         types = encoded.get("token_type_ids")
         type_ids = np.zeros_like(ids) if types is None else types[0].numpy().astype(np.int32)
         examples.append(Example(text, pair, ids, type_ids, logits))
@@ -77,12 +80,9 @@ def _logits(model: PreTrainedModel, encoded: Mapping[str, torch.Tensor], text: s
     return logits
 
 
-def request_for(example: Example) -> Request:
+def request_for(example: Example, settings: TaskSettings) -> Request:
     """The request that a client would send for `example`, cut as the reference is."""
-    inputs: dict[str, NDArray[Any]] = {contract.TEXT.name: _bytes(example.text)}
-    if example.pair is not None:
-        inputs[contract.TEXT_PAIR.name] = _bytes(example.pair)
-    return Request(inputs, {"truncation": "right"})
+    return Request(*task_named(settings.task).request(example.text, example.pair))
 
 
 def encoder_request(example: Example, settings: TaskSettings) -> Request:
@@ -90,22 +90,18 @@ def encoder_request(example: Example, settings: TaskSettings) -> Request:
     return Request(example.encoder_arrays(settings.encoder_inputs))
 
 
-def _bytes(text: str) -> NDArray[np.object_]:
-    array = np.empty((1, 1), dtype=np.object_)
-    array[0, 0] = text.encode()
-    return array
-
-
 def compare(pipeline: Pipeline, examples: Sequence[Example], settings: TaskSettings, precision: str) -> Parity:
     """Run `examples` through `pipeline`; ParityError shows the worst one where an answer is out of bounds."""
-    traces = pipeline.run([request_for(example) for example in examples])
+    traces = pipeline.run([request_for(example, settings) for example in examples])
     differences: list[NDArray[np.float32]] = []
     served: list[NDArray[np.float32]] = []
     for example, trace in zip(examples, traces, strict=True):
         if isinstance(trace, TritextError):
             raise ParityError(f"The pipeline fails on {_quote(example)}: {trace.__cause__ or trace}") from trace
         _check_ids(example, trace)
-        logits = _unpadded(trace, contract.LOGITS.name)
+        logits = trace.tensors[contract.LOGITS.name][0]
+        if task_named(settings.task).per == "token":
+            logits = logits[_mask(trace)]
         _check_shape(example, logits)
         served.append(logits)
         # NaN is as far off as can be, and must be found the worst.
@@ -117,10 +113,14 @@ def compare(pipeline: Pipeline, examples: Sequence[Example], settings: TaskSetti
 
 
 def _unpadded(trace: Trace, name: str) -> NDArray[Any]:
-    """The first row of a tensor, without what a request was padded up to where it has one entry a token."""
-    mask = trace.tensors[contract.ATTENTION_MASK.name][0].astype(np.bool_)
+    """The first row of a tensor with one entry a token, without what a request was padded up to."""
     row: NDArray[Any] = trace.tensors[name][0]
-    return row[mask] if row.shape[:1] == mask.shape and not mask.all() else row
+    return row[_mask(trace)]
+
+
+def _mask(trace: Trace) -> NDArray[np.bool_]:
+    mask: NDArray[np.bool_] = trace.tensors[contract.ATTENTION_MASK.name][0].astype(np.bool_)
+    return mask
 
 
 def _check_ids(example: Example, trace: Trace) -> None:
@@ -151,8 +151,11 @@ def _figures(examples: Sequence[Example], served: Sequence[NDArray[np.float32]],
     scale = max(1.0, *(float(np.abs(example.logits).max()) for example in examples))
     furthest = max(float(difference.max()) for difference in differences)
     bound = TOLERANCE[precision] * scale if precision in TOLERANCE else _SLACK * furthest + 1e-3 * scale
-    expected, margins = decisions(np.concatenate([np.atleast_2d(example.logits) for example in examples]), settings)
-    got, _ = decisions(np.concatenate([np.atleast_2d(logits) for logits in served]), settings)
+    wanted = np.concatenate([np.atleast_2d(example.logits) for example in examples])
+    given = np.concatenate([np.atleast_2d(logits) for logits in served])
+    task = task_named(settings.task)
+    expected, margins = task.decisions(wanted, settings)
+    got, _ = task.decisions(given, settings)
     disagree = expected != got
     flat = np.concatenate([difference.reshape(-1) for difference in differences])
     worst = max(range(len(examples)), key=lambda index: float(differences[index].max()))
@@ -162,29 +165,11 @@ def _figures(examples: Sequence[Example], served: Sequence[NDArray[np.float32]],
         tolerance={"logits": bound},
         max_logit_difference=float(flat.max()),
         mean_logit_difference=float(flat.mean()),
-        max_score_difference=_score_difference(examples, served, settings),
+        max_score_difference=float(task.drift(given, wanted, settings).max()),
         labels=int(expected.size),
         labels_agree=int((~disagree).sum()),
         near_ties=int((disagree & (margins <= 2 * bound)).sum()),
         worst_text=_quote(examples[worst]),
-    )
-
-
-def decisions(logits: NDArray[np.float32], settings: TaskSettings) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """What each row of `logits` [R, C] decides, and by what margin: the best class, or yes and no for each class."""
-    if settings.problem_type == "multi_label_classification" or logits.shape[1] == 1:
-        return logits > 0, np.abs(logits)
-    ranked = np.sort(logits, axis=-1)
-    return logits.argmax(axis=-1), ranked[:, -1] - ranked[:, -2]
-
-
-def _score_difference(
-    examples: Sequence[Example], served: Sequence[NDArray[np.float32]], settings: TaskSettings
-) -> float:
-    scores = task_named(settings.task).scores
-    return max(
-        float(np.abs(scores(got, settings) - scores(example.logits, settings)).max())
-        for example, got in zip(examples, served, strict=True)
     )
 
 

@@ -39,6 +39,7 @@ class Inputs:
         parts = {
             "files": self.files,
             "facts": [facts.task, facts.labels, facts.problem_type, facts.max_length],
+            "sentences": asdict(facts.sentences) if facts.sentences else None,
             "tokenizer": Source("", tokenizer, None).hashes() if tokenizer else {},
             "options": [options.engine, options.precision, options.max_batch_size, sorted(options.defaults.items())],
             "instances": options.instances,

@@ -21,7 +21,12 @@ from tritext.manifest import sha256
 
 _PATTERNS: Final = ("*.json", "*.txt", "*.model", "*.safetensors")
 _PICKLES: Final = ("pytorch_model*.bin",)
-_HASHED: Final = (*_PATTERNS, *_PICKLES)
+_MODULES: Final = (
+    "[0-9]_*/config.json",
+    "[0-9]_*/*.safetensors",
+    "[0-9]_*/pytorch_model.bin",
+)  # sentence-transformers'
+_HASHED: Final = (*_PATTERNS, *_PICKLES, *_MODULES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,11 @@ class Source:
         """SHA-256 of every file that may matter, by name; CheckpointError where one cannot be read."""
         files = sorted({path for pattern in _HASHED for path in self.folder.glob(pattern) if path.is_file()})
         try:
-            return {path.name: sha256(path) for path in files if not path.name.startswith(".")}
+            return {
+                path.relative_to(self.folder).as_posix(): sha256(path)
+                for path in files
+                if not path.name.startswith(".")
+            }
         except OSError as error:
             raise CheckpointError(f"{error.filename or self.folder} cannot be read: {error.strerror}.") from error
 
@@ -94,9 +103,9 @@ def _out_of_reach(name: str, error: BaseException) -> str:
 
 
 def _download(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
-    # Folders hold other formats, and earlier states of the training.
-    allowed = list(patterns)
-    return Path(snapshot_download(name, revision=revision, allow_patterns=allowed, ignore_patterns=["*/*"]))
+    # Folders hold other formats, and earlier states of the training; but sentence-transformers' are called 1_Pooling.
+    allowed = [*patterns, "[0-9]_*/pytorch_model.bin"]
+    return Path(snapshot_download(name, revision=revision, allow_patterns=allowed, ignore_patterns=["[!0-9]*/*"]))
 
 
 def sentence(error: BaseException) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any, Final
 
-from tritext.text.tokenizer import TextInput
+from tritext.text.inputs import TextInput
 
 _PARITY: Final = "texts.json"
 _PARAGRAPHS: Final = "paragraphs.json"

@@ -3,12 +3,16 @@
 import pickle
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
+import torch
 import transformers
+from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from tritext.build.checkpoint import Facts
+from tritext.build.sentences import dense_layer
 from tritext.build.source import sentence
 from tritext.errors import CheckpointError
 from tritext.tasks import task_named
@@ -19,7 +23,9 @@ _LFS: Final = b"version https://git-lfs"
 def load_model(facts: Facts) -> PreTrainedModel:
     """The checkpoint as a torch module in fp32, in evaluation mode; CheckpointError where weights are missing."""
     _check_pointers(facts)
-    auto_class: Any = getattr(transformers, task_named(facts.task).auto_class)
+    task = task_named(facts.task)
+    auto_class: Any = getattr(transformers, task.auto_class)
+    labels = {"num_labels": len(facts.labels)} if task.has_labels else {}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, of how a pickle was written
@@ -27,7 +33,7 @@ def load_model(facts: Facts) -> PreTrainedModel:
                 facts.source.folder,
                 dtype="float32",
                 attn_implementation="eager",
-                num_labels=len(facts.labels),
+                **labels,
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # to say it in our words
                 output_loading_info=True,
@@ -39,8 +45,37 @@ def load_model(facts: Facts) -> PreTrainedModel:
         ) from error
     except Exception as error:  # whatever a damaged file makes transformers and safetensors raise
         raise CheckpointError(f"The weights of {facts.source.name} cannot be loaded: {sentence(error)}") from error
+    if facts.sentences is not None:  # nothing is read off the pooler
+        report = {**report, "missing_keys": [key for key in report["missing_keys"] if not key.startswith("pooler.")]}
     _check_complete(facts, report)
-    return model.eval()  # type: ignore[no-any-return]
+    return _pooling(model, facts) if facts.sentences is not None else model.eval()
+
+
+def _pooling(base: PreTrainedModel, facts: Facts) -> PreTrainedModel:
+    """`base` with its vectors pooled as the checkpoint says."""
+    from tritext.engines.torch_heads import SentenceEncoder
+
+    said = facts.sentences
+    assert said is not None  # noqa: S101 - tells the type checker
+    folders = [facts.source.folder / name for name in said.dense]
+    base.config.sentence = {"pooling": said.pooling, "dense": [dense_layer(folder) for folder in folders]}
+    made = SentenceEncoder(base.config)
+    made.encoder.load_state_dict({k: v for k, v in base.state_dict().items() if not k.startswith("pooler.")})
+    layers = [layer for layer in made.dense if isinstance(layer, torch.nn.Linear)]
+    for layer, folder in zip(layers, folders, strict=True):
+        try:
+            weights = _dense_weights(folder)
+            layer.load_state_dict({key.removeprefix("linear."): value for key, value in weights.items()})
+        except Exception as error:  # whatever a damaged file makes torch and safetensors raise
+            raise CheckpointError(f"The weights in {folder} cannot be loaded: {sentence(error)}") from error
+    return made.eval()  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _dense_weights(folder: Path) -> dict[str, torch.Tensor]:
+    if (folder / "model.safetensors").is_file():
+        return load_file(folder / "model.safetensors")
+    weights: dict[str, torch.Tensor] = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
+    return weights
 
 
 def _check_pointers(facts: Facts) -> None:

@@ -13,6 +13,7 @@ from tritext.cli.candidates import candidate_table
 from tritext.cli.overrides import (
     LabelsOption,
     MaxLengthOption,
+    PoolingOption,
     ProblemTypeOption,
     RevisionOption,
     TaskOption,
@@ -26,7 +27,7 @@ from tritext.errors import BuildError
 
 if TYPE_CHECKING:
     from tritext.engines.plan import PlanOptions
-    from tritext.text.tokenizer import TextInput
+    from tritext.text.inputs import TextInput
 
 
 class Batching(StrEnum):
@@ -73,6 +74,7 @@ def build(
     problem_type: ProblemTypeOption = None,
     max_length: MaxLengthOption = None,
     tokenizer: TokenizerOption = None,
+    pooling: PoolingOption = None,
     max_batch_size: Annotated[int, typer.Option(help="Most texts a request.")] = 256,
     instances: Annotated[
         int, typer.Option(help="Processes that encode. With 2, small requests pass large ones; all take longer.")
@@ -119,7 +121,7 @@ def build(
         batching=batching.value,
         plan=_plan(plan or []),
         max_batch_size=max_batch_size,
-        overrides=Overrides(task, names_in(labels), problem_type, max_length, tokenizer),
+        overrides=Overrides(task, names_in(labels), problem_type, max_length, tokenizer, pooling),
         defaults=_pairs(default or [], "--default"),
         force=force,
     )

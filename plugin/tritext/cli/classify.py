@@ -16,6 +16,7 @@ from tritext.cli.tables import TableWriter
 from tritext.cli.texts import Columns, InputFormat
 from tritext.client import Client, ModelInfo
 from tritext.client.security import Security
+from tritext.tasks import task_named
 
 STDIN: Final = "-"
 
@@ -48,6 +49,10 @@ def classify(
     truncation: Annotated[str | None, typer.Option(help="Of texts that are too long: error, right or left.")] = None,
     aggregation_strategy: Annotated[str | None, typer.Option(help="none, simple, first, average or max.")] = None,
     ignore_labels: Annotated[str | None, typer.Option(help="Entities to leave out, separated by commas.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other parameter of the model's task."),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Most texts in one request; 32 where not given.")
     ] = None,
@@ -73,7 +78,7 @@ def classify(
         "aggregation_strategy": aggregation_strategy,
         "ignore_labels": ignore_labels,
     }
-    sent = {option: value for option, value in options.items() if value is not None}
+    sent = {option: value for option, value in options.items() if value is not None} | _pairs(settings or [])
     written = OutputFormat.jsonl if as_json else output_format
     security = Security.load(tls_ca, tls_cert, tls_key, api_key_file)
     client = Client(url, timeout=timeout, credentials=security.credentials, api_key=security.api_key)
@@ -82,6 +87,13 @@ def classify(
         with Target(out) as target, Meter(_bar_console(source, target), source.size) as meter:
             stream = Stream(client, name, {**sent, "batch_size": batch_size}, source)
             stream.run(_writer(written, target, info, top_k), target, meter)
+
+
+def _pairs(settings: list[str]) -> dict[str, str]:
+    for each in settings:
+        if "=" not in each:
+            raise typer.BadParameter(f"{each!r} has no '='", param_hint="--set")
+    return dict(each.split("=", 1) for each in settings)
 
 
 def _source(
@@ -105,7 +117,7 @@ def _writer(written: OutputFormat, target: Target, info: ModelInfo, top_k: str |
     if written is OutputFormat.jsonl:
         return JsonlWriter(target.emit)
     if written is OutputFormat.csv:
-        return CsvWriter(target.emit, _most(top_k, info))
+        return CsvWriter(target.emit, _most(top_k, info), task_named(info.task).entry)
     return TableWriter(target.emit, target.console(), info)
 
 

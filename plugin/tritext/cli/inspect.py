@@ -14,6 +14,7 @@ from tritext import repository
 from tritext.cli.overrides import (
     LabelsOption,
     MaxLengthOption,
+    PoolingOption,
     ProblemTypeOption,
     RevisionOption,
     TaskOption,
@@ -32,6 +33,7 @@ def inspect(
     problem_type: ProblemTypeOption = None,
     max_length: MaxLengthOption = None,
     tokenizer: TokenizerOption = None,
+    pooling: PoolingOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what would be built of a CHECKPOINT, or what was built into a REPO.
@@ -49,7 +51,9 @@ def inspect(
         if any(damage for _, damage in found):
             raise typer.Exit(1)
     else:
-        facts = _read_checkpoint(target, revision, (task, names_in(labels), problem_type, max_length, tokenizer))
+        facts = _read_checkpoint(
+            target, revision, (task, names_in(labels), problem_type, max_length, tokenizer, pooling)
+        )
         _show([facts], [facts], as_json=as_json)
 
 
@@ -72,6 +76,7 @@ def _read_checkpoint(target: str, revision: str | None, overrides: tuple[Any, ..
         "task": facts.task,
         "labels": list(facts.labels),
         "problem_type": facts.problem_type,
+        **({"pooling": facts.sentences.pooling} if facts.sentences else {}),
         "max_length": facts.max_length,
         "tokenizer": f"{facts.tokenizer_class}, {facts.vocabulary} tokens",
     }

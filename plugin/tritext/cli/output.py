@@ -7,16 +7,17 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
 from tritext.cli.texts import Row
-from tritext.client import Classification, Result, TokenClassification
 from tritext.errors import InvalidInput
+from tritext.results import Result, entries
 
 Emit = Callable[[str], None]
 
-_ENTITY: Final = ("label", "score", "word", "start", "end")
+_FEW: Final = ("label", "score")  # what CSV has of a ranked entry
 
 
 class OutputFormat(StrEnum):
@@ -58,13 +59,14 @@ class JsonlWriter:
 class CsvWriter:
     """The caller's columns, then ours.
 
-    Text classification: ``label`` and ``score``, and ``label_2``, ``score_2``, … where there are more labels: as
-    many as `most`, or as the first text got. Token classification: one line for each entity, and one with our
-    columns empty for a text that has none.
+    Ranked entries: ``label`` and ``score``, and ``label_2``, ``score_2``, … where there are more: as many as `most`, or
+    as the first text got. Places in the text: one line for each, and one with our columns empty for a text that has
+    none; `place` is what one of them is. A vector: one column, with its numbers as a JSON list.
     """
 
-    def __init__(self, emit: Emit, most: int | None = None) -> None:
+    def __init__(self, emit: Emit, most: int | None = None, place: Any = None) -> None:
         self._emit = emit
+        self._ours = [field.name for field in fields(place)] if is_dataclass(place) else []
         self._most = most
         self._is_said = most is not None
         self._columns: list[str] = []
@@ -74,26 +76,30 @@ class CsvWriter:
         if not self._columns:
             self._begin(row, result)
         self._check(row)
-        fields = [_cell(row.fields.get(column, "")) for column in self._columns]
-        if isinstance(result, Classification):
-            self._check_width(row, len(result.labels))
-            values = [value for pair in result.labels[: self._most] for value in (pair.label, _short(pair.score))]
-            self._put([*fields, *values, *[""] * (2 * (self._most or 1) - len(values))])
+        fields_of_row = [_cell(row.fields.get(column, "")) for column in self._columns]
+        if result.form == "ranked":
+            self._check_width(row, len(entries(result)))
+            values = [_shown(getattr(entry, name)) for entry in entries(result)[: self._most] for name in _FEW]
+            self._put([*fields_of_row, *values, *[""] * (len(_FEW) * (self._most or 1) - len(values))])
+        elif result.form == "spans":
+            for entry in entries(result):
+                self._put([*fields_of_row, *(_shown(getattr(entry, name)) for name in self._ours)])
+            if not entries(result):
+                self._put([*fields_of_row, *[""] * len(self._ours)])
         else:
-            for entity in result.entities:
-                self._put([*fields, entity.label, _short(entity.score), entity.word, entity.start, entity.end])
-            if not result.entities:
-                self._put([*fields, *[""] * len(_ENTITY)])
+            self._put([*fields_of_row, json.dumps(_entry_documents(result))])
 
     def flush(self) -> None:
         """Nothing is kept."""
 
     def _begin(self, row: Row, result: Result) -> None:
         self._columns = list(row.fields)
-        ours = list(_ENTITY)
-        if isinstance(result, Classification):
-            self._most = self._most or max(1, len(result.labels))
-            ours = [name if n == 1 else f"{name}_{n}" for n in range(1, self._most + 1) for name in ("label", "score")]
+        ours = self._ours
+        if result.form == "ranked":
+            self._most = self._most or max(1, len(entries(result)))
+            ours = [name if n == 1 else f"{name}_{n}" for n in range(1, self._most + 1) for name in _FEW]
+        elif result.form == "vector":
+            ours = [_name(result)]
         self._put([*self._columns, *(_free(name, row.fields) for name in ours)])
 
     def _check(self, row: Row) -> None:
@@ -118,15 +124,25 @@ class CsvWriter:
 
 
 def _document(result: Result) -> dict[str, Any]:
-    if isinstance(result, TokenClassification):
-        entities = [
-            {"label": e.label, "score": _short(e.score), "word": e.word, "start": e.start, "end": e.end}
-            for e in result.entities
-        ]
-        answer: dict[str, Any] = {"entities": entities}
-    else:
-        answer = {"labels": [{"label": pair.label, "score": _short(pair.score)} for pair in result.labels]}
-    return {**answer, "token_count": result.token_count, "truncated": result.truncated}
+    return {_name(result): _entry_documents(result), "token_count": result.token_count, "truncated": result.truncated}
+
+
+def _name(result: Result) -> str:
+    """What the result calls its entries."""
+    return fields(result)[0].name  # type: ignore[arg-type]
+
+
+def _entry_documents(result: Result) -> list[Any]:
+    return [
+        {field.name: _shown(getattr(entry, field.name)) for field in fields(entry)}
+        if is_dataclass(entry)
+        else _shown(entry)
+        for entry in entries(result)
+    ]
+
+
+def _shown(value: Any) -> Any:
+    return _short(value) if isinstance(value, float) else value
 
 
 def _short(score: float) -> float:

@@ -16,6 +16,9 @@ ProblemTypeOption = Annotated[
 ]
 MaxLengthOption = Annotated[int | None, typer.Option(help="Most tokens a text, special tokens included.")]
 TokenizerOption = Annotated[Path | None, typer.Option(help="A directory with another tokenizer.")]
+PoolingOption = Annotated[
+    str | None, typer.Option(help="mean, cls or max: how the vectors of a text's tokens become one.")
+]
 RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 
 

@@ -3,9 +3,10 @@
 Colour and highlights on a terminal; in a pipe the same in plain characters.
 """
 
+import math
 import re
 from itertools import cycle
-from typing import Final
+from typing import Any, Final
 
 from rich import box
 from rich.cells import cell_len, set_cell_size
@@ -16,10 +17,12 @@ from rich.text import Text
 
 from tritext.cli.output import Emit
 from tritext.cli.texts import Row
-from tritext.client import Classification, Entity, ModelInfo, Result, TokenClassification
+from tritext.client import ModelInfo
+from tritext.results import Result, entries
 
 PAGE: Final = 25
 BAR: Final = 10
+_NUMBERS: Final = 44  # cells for the first numbers of a vector
 LONGEST: Final = 1500  # characters of a text that are shown
 PALETTE: Final = ("cyan", "magenta", "green", "yellow", "blue", "red", "bright_cyan", "bright_magenta")
 
@@ -52,7 +55,8 @@ class TableWriter:
         if not self._page:
             return
         with self._console.capture() as captured:
-            self._console.print(self._labels() if isinstance(self._page[0][1], Classification) else self._entities())
+            shown = {"ranked": self._labels, "spans": self._entities, "vector": self._vectors}
+            self._console.print(shown[self._page[0][1].form]())
         self._emit("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
         self._page.clear()
         self._is_first = False
@@ -66,13 +70,12 @@ class TableWriter:
         table.add_column("score", justify="right", width=7)
         table.add_column("", width=BAR, no_wrap=True)
         for row, result in self._page:
-            if isinstance(result, Classification):
-                table.add_row(str(row.line), _excerpt(row, result, 2 * text_width - 1), *self._scores(result))
+            table.add_row(str(row.line), _excerpt(row, result, 2 * text_width - 1), *self._scores(result))
         return table
 
-    def _scores(self, result: Classification) -> tuple[RenderableType, RenderableType, RenderableType]:
+    def _scores(self, result: Result) -> tuple[RenderableType, RenderableType, RenderableType]:
         labels, scores, bars = [], [], []
-        for place, pair in enumerate(result.labels):
+        for place, pair in enumerate(entries(result)):
             color = self._color(pair.label)
             labels.append(Text(printable(pair.label), style=f"bold {color}" if place == 0 else color))
             scores.append(f"{pair.score:.3f}")
@@ -86,14 +89,30 @@ class TableWriter:
     def _entities(self) -> Group:
         blocks: list[RenderableType] = []
         for row, result in self._page:
-            if isinstance(result, TokenClassification):
-                blocks += [self._marked(row, result), self._list(result), ""]
+            blocks += [self._marked(row, result), self._list(result), ""]
         return Group(*blocks)
 
-    def _marked(self, row: Row, result: TokenClassification) -> Table:
+    def _vectors(self) -> Table:
+        """How long each vector is, in both senses, and its first numbers."""
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, show_header=self._is_first, pad_edge=False)
+        text_width = max(20, self._console.width - 5 - 6 - 7 - _NUMBERS - 4 * 2 - 4)
+        table.add_column("", justify="right", style="dim", width=5)
+        table.add_column("text", width=text_width, overflow="fold")
+        table.add_column("size", justify="right", width=6)
+        table.add_column("norm", justify="right", width=7)
+        table.add_column("vector", width=_NUMBERS, no_wrap=True, overflow="ellipsis")
+        for row, result in self._page:
+            vector = entries(result)
+            numbers = " ".join(f"{number:.3f}" for number in vector[:6])
+            text = _excerpt(row, result, 2 * text_width - 1)
+            shown = Text(numbers + (" …" if len(vector) > 6 else ""), style="dim")
+            table.add_row(str(row.line), text, str(len(vector)), f"{math.hypot(*vector):.3f}", shown)
+        return table
+
+    def _marked(self, row: Row, result: Result) -> Table:
         text = Text()
         at = 0
-        for entity in result.entities:
+        for entity in entries(result):
             if entity.start < at or entity.end > LONGEST:
                 continue
             text.append(printable(row.text[at : entity.start]))
@@ -109,22 +128,22 @@ class TableWriter:
         line.add_row(str(row.line), text)
         return line
 
-    def _mark(self, word: str, entity: Entity) -> Text:
+    def _mark(self, word: str, entity: Any) -> Text:
         if self._console.color_system is None or self._console.no_color:
             return Text(f"[{printable(word)}]({printable(entity.label)})")
         color = self._color(entity.label)
         return Text.assemble((printable(word), f"black on {color}"), (f" {printable(entity.label)}", f"bold {color}"))
 
-    def _list(self, result: TokenClassification) -> RenderableType:
-        if not result.entities:
+    def _list(self, result: Result) -> RenderableType:
+        if not entries(result):
             return Padding(Text("nothing found", style="dim"), (0, 0, 0, 7))
         table = Table(box=None, show_header=False, pad_edge=False)
         table.add_column(width=self._label_width, overflow="ellipsis", no_wrap=True)
-        table.add_column(width=min(40, max(cell_len(printable(e.word)) for e in result.entities)), no_wrap=True)
+        table.add_column(width=min(40, max(cell_len(printable(e.word)) for e in entries(result))), no_wrap=True)
         table.add_column(justify="right", no_wrap=True, style="dim")
         table.add_column(justify="right", width=7)
         table.add_column(width=BAR, no_wrap=True)
-        for entity in result.entities:
+        for entity in entries(result):
             color = self._color(entity.label)
             table.add_row(
                 Text(printable(entity.label), style=f"bold {color}"),

@@ -3,12 +3,28 @@
 Importing this package does not import gRPC; making a client does.
 """
 
+from typing import TYPE_CHECKING, Any
+
+from tritext.client import results
 from tritext.client.aio import AsyncClient
 from tritext.client.batching import FLUSH
 from tritext.client.errors import affected
 from tritext.client.options import CallOptions, Options
-from tritext.client.results import Classification, Entity, LabelScore, ModelInfo, Result, TokenClassification
+from tritext.client.results import ModelInfo, Result
 from tritext.client.sync import Client
+
+if TYPE_CHECKING:
+    from tritext.client.results import (
+        Classification,
+        Embedding,
+        Entity,
+        Fill,
+        FillMask,
+        LabelScore,
+        Ranked,
+        Ranking,
+        TokenClassification,
+    )
 
 __all__ = [
     "FLUSH",
@@ -16,11 +32,20 @@ __all__ = [
     "CallOptions",
     "Classification",
     "Client",
+    "Embedding",
     "Entity",
+    "Fill",
+    "FillMask",
     "LabelScore",
     "ModelInfo",
     "Options",
+    "Ranked",
+    "Ranking",
     "Result",
     "TokenClassification",
     "affected",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(results, name)

@@ -1,20 +1,23 @@
 """One call of `classify`: all that the two clients do alike, with no input or output of its own."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from secrets import token_hex
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tritext.client.batching import Batch, Batcher
 from tritext.client.codec import Malformed, RequestEncoder, decode, model_info
 from tritext.client.errors import Context, not_understood, translate
 from tritext.client.options import wire_parameters
-from tritext.client.results import Classification, ModelInfo, Result, TokenClassification
+from tritext.client.results import ModelInfo, Result
 from tritext.client.retry import Patience, Refusal
 from tritext.client.wire import metadata, status
-from tritext.contract import TOKEN_CLASSIFICATION
-from tritext.errors import ClientError, InvalidInput, ModelNotFound, TritextError
+from tritext.errors import CheckpointError, ClientError, InvalidInput, ModelNotFound, TritextError
+from tritext.parameters import NAMES
+
+if TYPE_CHECKING:
+    from tritext.tasks.base import Task
 
 # Small enough that a server works on one batch while the next ones travel, large enough that a request's own
 # cost does not show.
@@ -23,7 +26,7 @@ IN_FLIGHT: Final = 4
 TIMEOUT: Final = 60.0
 _LONGEST: Final = 366 * 86_400.0  # gRPC takes what is far beyond for the past
 
-ResultType = type[Classification] | type[TokenClassification]
+ResultType = type[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,32 +77,37 @@ class Call:
     """Turns items into requests and answers into results, for one `plan`."""
 
     def __init__(self, plan: Plan, info: ModelInfo) -> None:
-        _check_type(plan, info)
+        self._task: Final = _task(plan, info)
         self.plan: Final = plan
-        self._task = info.task
         self.batcher: Final = Batcher(min(plan.batch_size, max(1, info.max_batch_size)))
-        self._encoder = RequestEncoder(plan.model, plan.parameters, ids=token_hex(4))
+        self._encoder = _encoder(plan, self._task)
 
     def patience(self) -> Patience:
         """Of a request that is sent now for the first time."""
         return Patience(time.monotonic() + self.plan.limit.left(), self.plan.retries)
 
     def request(self, batch: Batch, left: float) -> Any:
-        """The ModelInferRequest for `batch`; InvalidInput where it holds pairs and the model takes none.
+        """The ModelInferRequest for `batch`; InvalidInput where it holds pairs for a task of single texts, or not.
 
         It says that `left` seconds are left, so that the server does not begin it later.
         """
-        if batch.pairs is not None and self._task == TOKEN_CLASSIFICATION:
+        texts = self._task.texts
+        if batch.pairs is not None and len(texts) == 1:
             raise InvalidInput(
-                f"Model {self.plan.model} at {self.plan.address} does {self._task}, which takes single texts, not "
+                f"Model {self.plan.model} at {self.plan.address} does {self._task.name}, which takes single texts, not "
                 "pairs. Leave the second texts out."
+            )
+        if batch.pairs is None and len(texts) == 2 and not texts[1].optional:
+            raise InvalidInput(
+                f"Model {self.plan.model} at {self.plan.address} does {self._task.name}, which takes pairs: "
+                f"{texts[0].name} and {texts[1].name}. Give each item as a tuple of two."
             )
         return self._encoder.encode(batch, left)
 
     def results(self, response: Any, batch: Batch) -> list[Result]:
         """The results in the ModelInferResponse to `batch`."""
         try:
-            return decode(response, len(batch.texts))
+            return decode(response, len(batch.texts), self._task)
         except Malformed as error:
             raise not_understood(str(error), self.plan.context()) from error
 
@@ -175,10 +183,45 @@ def check_texts(texts: object) -> None:
         raise InvalidInput("texts is a single text; it must be a list of them. Write [text].")
 
 
-def _check_type(plan: Plan, info: ModelInfo) -> None:
-    gives = TokenClassification if info.task == TOKEN_CLASSIFICATION else Classification
-    if plan.result_type is not None and plan.result_type is not gives:
+def _task(plan: Plan, info: ModelInfo) -> "Task":
+    """The model's task; InvalidInput where its results are not of the type that is expected."""
+    from tritext.tasks import task_named  # with numpy, which the client's import does not pay for
+
+    try:
+        task = task_named(info.task)
+    except CheckpointError:
         raise InvalidInput(
-            f"Model {plan.model} at {plan.address} does {info.task}: its results are {gives.__name__}, not "
+            f"Model {plan.model} at {plan.address} does {info.task}, which this version of tritext does not know. "
+            "Install the version that built it."
+        ) from None
+    if plan.result_type is not None and plan.result_type is not task.result:
+        raise InvalidInput(
+            f"Model {plan.model} at {plan.address} does {info.task}: its results are {task.result.__name__}, not "
             f"{plan.result_type.__name__}."
         )
+    return task
+
+
+def _encoder(plan: Plan, task: "Task") -> RequestEncoder:
+    """An option that is named as one of the task's inputs travels as that tensor, the rest as parameters."""
+    sent, shared = dict(plan.parameters), {}
+    for tensor in task.shared:
+        if (value := sent.pop(tensor.name.lower(), None)) is not None:
+            shared[tensor.name] = _row(tensor.name.lower(), value)
+        elif not tensor.optional:
+            raise InvalidInput(
+                f"Model {plan.model} at {plan.address} does {task.name}, which needs {tensor.name.lower()}: a list of "
+                "strings, the same for all texts of a call."
+            )
+    names = [tensor.name for tensor in task.texts]
+    return RequestEncoder(plan.model, sent, (names[0], names[-1]), shared, ids=token_hex(4))
+
+
+def _row(name: str, value: object) -> Sequence[str]:
+    try:
+        row: Sequence[str] = NAMES.parse(value)
+    except (ValueError, TypeError, RecursionError):
+        row = ()
+    if not row:
+        raise InvalidInput(f"{name} is {value!r}; it must be {NAMES.expects}.")
+    return row

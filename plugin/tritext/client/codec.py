@@ -7,16 +7,20 @@ length in four bytes, little-endian).
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import count
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tritext import contract
 from tritext.client.batching import Batch
 from tritext.client.options import Scalar
-from tritext.client.results import Classification, Entity, LabelScore, ModelInfo, Result, TokenClassification
+from tritext.client.results import ModelInfo, Result
 from tritext.client.wire import messages
 from tritext.errors import InvalidInput
+
+if TYPE_CHECKING:  # whoever imports the client does not pay for numpy
+    from tritext.tasks.base import Task
 
 _LENGTH: Final = struct.Struct("<I")
 _FIELD: Final = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}
@@ -27,19 +31,29 @@ class Malformed(ValueError):
 
 
 class RequestEncoder:
-    """Makes the requests of one call: the same model and parameters, batch after batch."""
+    """Makes the requests of one call: the same model and parameters, batch after batch.
 
-    def __init__(self, model: str, parameters: Mapping[str, Scalar], ids: str = "") -> None:
-        """With `ids`, each request gets an id that begins so, by which the server's log names it."""
+    `names` are those of the tensors of an item's first and second text. `shared` are tensors that are the same for
+    all items, by name, each with its row. With `ids`, each request gets an id that begins so, by which the server's log
+    names it.
+    """
+
+    def __init__(
+        self, model: str, parameters: Mapping[str, Scalar],
+        names: tuple[str, str] = (contract.TEXT.name, contract.TEXT_PAIR.name),
+        shared: Mapping[str, Sequence[str]] | None = None, *, ids: str = "",
+    ) -> None:  # fmt: skip
         self._ids = ids
         self._count = count()
         self._make = messages().ModelInferRequest
         self._template = self._make(model_name=model)
+        self._names = names
+        self._shared = {name: [value.encode() for value in row] for name, row in (shared or {}).items()}
         for name, value in parameters.items():
             setattr(self._template.parameters[name], _FIELD[type(value)], value)
 
     def encode(self, batch: Batch, timeout: float | None = None) -> Any:
-        """A ModelInferRequest with TEXT [N, 1] and, for pairs, TEXT_PAIR [N, 1].
+        """A ModelInferRequest with the texts [N, 1], for pairs the second ones too, and what is shared [N, C].
 
         `timeout`: seconds that it has, Triton's own parameter; with it goes an id, for the steps to know it by.
         """
@@ -49,57 +63,39 @@ class RequestEncoder:
             request.id = f"{self._ids}-{next(self._count)}"
         if timeout is not None:
             request.parameters["timeout"].int64_param = max(1, int(timeout * 1e6))
-        _attach(request, contract.TEXT.name, batch.texts)
+        _attach(request, self._names[0], batch.texts)
         if batch.pairs is not None:
-            _attach(request, contract.TEXT_PAIR.name, batch.pairs)
+            _attach(request, self._names[1], batch.pairs)
+        for name, row in self._shared.items():
+            _attach(request, name, row * len(batch.texts), len(row))
         return request
 
 
-def _attach(request: Any, name: str, values: Sequence[bytes]) -> None:
-    request.inputs.add(name=name, datatype="BYTES", shape=(len(values), 1))
+def _attach(request: Any, name: str, values: Sequence[bytes], width: int = 1) -> None:
+    request.inputs.add(name=name, datatype="BYTES", shape=(len(values) // width, width))
     length = _LENGTH.pack
     request.raw_input_contents.append(b"".join([part for value in values for part in (length(len(value)), value)]))
 
 
-def decode(response: Any, rows: int) -> list[Result]:
-    """The results in a ModelInferResponse to a request of `rows` items; Malformed where it breaks the contract."""
+def decode(response: Any, rows: int, task: "Task") -> list[Result]:
+    """The results of `task` in a ModelInferResponse for `rows` items; Malformed where it breaks the contract.
+
+    Each output but COUNT is a column, [rows, K]; what stands beside each other in them is an entry.
+    """
     try:
         raw = {
             output.name: content for output, content in zip(response.outputs, response.raw_output_contents, strict=True)
         }
-        results = _token_results(raw, rows) if contract.WORD.name in raw else _text_results(raw, rows)
+        columns = [_READ[t.datatype](raw[t.name]) for t in task.outputs if t != contract.COUNT]
+        entries = [task.entry(*fields) for fields in zip(*columns, strict=True)]
+        return [
+            task.result(tuple(entries[start:end]), token_count, truncated)
+            for start, end, token_count, truncated in _rows(raw, rows, len(entries))
+        ]
     except KeyError as error:
         raise Malformed(f"there is no {error.args[0]} in it") from None
     except (struct.error, ValueError) as error:
         raise Malformed(str(error)) from None
-    return results
-
-
-def _text_results(raw: Mapping[str, bytes], rows: int) -> list[Result]:
-    labels, scores = _strings(raw[contract.LABEL.name]), _numbers(raw[contract.SCORE.name], "f")
-    pairs = [LabelScore(label, score) for label, score in zip(labels, scores, strict=True)]
-    return [
-        Classification(tuple(pairs[start:end]), token_count, truncated)
-        for start, end, token_count, truncated in _rows(raw, rows, len(pairs))
-    ]
-
-
-def _token_results(raw: Mapping[str, bytes], rows: int) -> list[Result]:
-    entities = [
-        Entity(*fields)
-        for fields in zip(
-            _strings(raw[contract.LABEL.name]),
-            _numbers(raw[contract.SCORE.name], "f"),
-            _strings(raw[contract.WORD.name]),
-            _numbers(raw[contract.START.name], "i"),
-            _numbers(raw[contract.END.name], "i"),
-            strict=True,
-        )
-    ]
-    return [
-        TokenClassification(tuple(entities[start:end]), token_count, truncated)
-        for start, end, token_count, truncated in _rows(raw, rows, len(entities))
-    ]
 
 
 def _rows(raw: Mapping[str, bytes], rows: int, size: int) -> Any:
@@ -129,6 +125,13 @@ def _strings(raw: bytes) -> list[str]:
     if offset != size:
         raise Malformed("a string is cut short")
     return values
+
+
+_READ: Final[Mapping[str, Callable[[bytes], Sequence[Any]]]] = {
+    "BYTES": _strings,
+    "FP32": partial(_numbers, kind="f"),
+    "INT32": partial(_numbers, kind="i"),
+}
 
 
 def model_info(response: Any, address: str) -> ModelInfo:

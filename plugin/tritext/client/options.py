@@ -13,9 +13,10 @@ _INT64: Final = range(-(2**63), 2**63)
 
 
 class Options(TypedDict, total=False):
-    """The parameters of a request. What is left out, the model decides; the server judges the values.
+    """The parameters of a request, and what all its texts share (``candidate_labels``, ``documents``).
 
-    ``top_k=None`` asks for all labels, as in transformers; any other None is as good as left out.
+    What is left out, the model decides; the server judges the values. ``top_k=None`` asks for all labels, as in
+    transformers; any other None is as good as left out.
     """
 
     # every task
@@ -27,6 +28,18 @@ class Options(TypedDict, total=False):
     # token classification
     aggregation_strategy: Literal["none", "simple", "first", "average", "max"] | None
     ignore_labels: Sequence[str] | str | None
+    # feature extraction
+    normalize: bool | None
+    prompt: str | None
+    prompt_name: str | None
+    # zero-shot classification
+    candidate_labels: Sequence[str] | str | None
+    hypothesis_template: str | None
+    multi_label: bool | None
+    # reranking
+    documents: Sequence[str] | str | None
+    # fill-mask
+    targets: Sequence[str] | str | None
 
 
 class CallOptions(Options, total=False):

@@ -1,61 +1,45 @@
-"""What a call gives back. All are frozen: they can be kept, shared between threads and compared."""
+"""What a call gives back. All are frozen: they can be kept, shared between threads and compared.
+
+Each task's own result stands in its file under `tritext.tasks`.
+"""
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tritext.results import Result
+
+if TYPE_CHECKING:
+    from tritext.tasks.feature_extraction import Embedding
+    from tritext.tasks.fill_mask import Fill, FillMask
+    from tritext.tasks.text_classification import Classification, LabelScore
+    from tritext.tasks.token_classification import Entity, TokenClassification
+
+__all__ = [
+    "Classification",
+    "Embedding",
+    "Entity",
+    "Fill",
+    "FillMask",
+    "LabelScore",
+    "ModelInfo",
+    "R",
+    "Result",
+    "TokenClassification",
+]
+
+R = TypeVar("R", bound=Result)
 
 
-@dataclass(frozen=True, slots=True)
-class LabelScore:
-    """One label of a text. ``score`` is as the model gives it: a probability, or a raw value for a regression."""
+def __getattr__(name: str) -> Any:
+    # Tasks come with numpy, which importing the client does not pay for.
+    if not name.startswith("_"):
+        from tritext.tasks import TASKS
 
-    label: str
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class Classification:
-    """The labels of one text (or pair), best first; none where `threshold` left none.
-
-    ``token_count`` counts the tokens of the whole text; ``truncated`` says that the model did not see them all.
-    """
-
-    labels: tuple[LabelScore, ...]
-    token_count: int
-    truncated: bool
-
-    @property
-    def label(self) -> str | None:
-        """The best label; None where there is none."""
-        return self.labels[0].label if self.labels else None
-
-    @property
-    def score(self) -> float | None:
-        """The best label's score; None where there is no label."""
-        return self.labels[0].score if self.labels else None
-
-
-@dataclass(frozen=True, slots=True)
-class Entity:
-    """A stretch of a text with its label: ``word == text[start:end]``, counted in Unicode code points."""
-
-    label: str
-    score: float
-    word: str
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class TokenClassification:
-    """The entities of one text in the order of the text; the rest as in `Classification`."""
-
-    entities: tuple[Entity, ...]
-    token_count: int
-    truncated: bool
-
-
-Result = Classification | TokenClassification
-R = TypeVar("R", Classification, TokenClassification)
+        for task in TASKS.values():
+            for kind in (task.result, task.entry):
+                if kind.__name__ == name:
+                    return kind
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,15 +32,22 @@ _LAST: Final = 1 << 31  # beyond every index
 class Texts:
     """The texts of several requests, one after the other, and how each tensor looks without padding.
 
-    `values` hold, per input, the tokens of all texts end to end, [S]; `lengths` [T] says where each one ends.
+    `values` hold, per input, the tokens of all texts end to end, [S]; `lengths` [T] says where each one ends. `picks`
+    are the places in each text that a row of logits is wanted for; None where it is one a text or all.
     """
 
     values: Mapping[str, IntArray]
     lengths: NDArray[np.int64]
+    picks: Sequence[NDArray[np.intp]] | None = None
 
     @classmethod
-    def of(cls, requests: Sequence[Mapping[str, NDArray[Any]]], inputs: Sequence[str]) -> Self:
-        """Take the rows of `requests` apart; the mask [N, L] of each tells where a row ends."""
+    def of(
+        cls, requests: Sequence[Mapping[str, NDArray[Any]]], inputs: Sequence[str], mask_id: int | None = None
+    ) -> Self:
+        """Take the rows of `requests` apart; the mask [N, L] of each tells where a row ends.
+
+        Tokens of `mask_id`, where it is said, are picked.
+        """
         masks = [request[contract.ATTENTION_MASK.name].astype(np.bool_) for request in requests]
         values = {
             name: np.concatenate([request[name][mask] for request, mask in zip(requests, masks, strict=True)])
@@ -48,15 +55,27 @@ class Texts:
             if name != contract.ATTENTION_MASK.name
         }
         lengths = np.concatenate([mask.sum(axis=1) for mask in masks])
-        return cls(values, lengths)
+        if mask_id is None:
+            return cls(values, lengths)
+        ids = np.split(values[contract.INPUT_IDS.name], np.cumsum(lengths)[:-1])
+        return cls(values, lengths, [np.flatnonzero(each == mask_id) for each in ids])
 
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def picked(self, index: int) -> Sequence[int]:
+        """The places in a text that a row of logits is wanted for, where its first token stands for all of it."""
+        places: Sequence[int] = (0,) if self.picks is None else self.picks[index].tolist()
+        return places
+
+    def wanted(self, rows: Iterable["Row"]) -> int:
+        """How many rows of logits the texts in `rows` want."""
+        return sum(len(self.picked(index)) for row in rows for index in row.texts)
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One engine call: its `arrays`, and where in its output each text of `indices` lies.
+    """One engine call: its `arrays`, and where in its output each text of `indices` lies, again for each of its picks.
 
     `spans` are (row, start, stop) in output [R, L, C]; None where the output is one row a text, [T, C], in order, and
     perhaps some rows more.
@@ -113,6 +132,10 @@ class Sorted:
         for name, tokens in texts.values.items():
             arrays[name] = np.full(mask.shape, _padding(name, pad_id), dtype=np.int32)
             arrays[name][mask] = tokens[source]
+        if texts.picks is not None:
+            places = [(row, place) for row, index in enumerate(group) for place in texts.picked(int(index))]
+            picked = [(row, place, place + 1) for row, place in places]
+            return Call(arrays, [int(group[row]) for row, _ in places], picked)
         spans = None if per_text else [(row, 0, int(size)) for row, size in enumerate(sizes)]
         return Call(arrays, group.tolist(), spans)
 
@@ -146,7 +169,7 @@ class Packed:
             total -= sum(row.size for row in rows)
             left = without(left, rows)
             shape = len(rows), _rounded(max(row.size for row in rows))
-            yield packed_call(texts, starts, rows, shape, pad_id, room=number(rows) if per_text else None)
+            yield packed_call(texts, starts, rows, shape, pad_id, room=max(1, texts.wanted(rows)) if per_text else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +178,6 @@ class Row:
 
     texts: list[int]
     size: int
-
-
-def number(rows: Iterable[Row]) -> int:
-    """Of texts in `rows`."""
-    return sum(len(row.texts) for row in rows)
 
 
 def without(lengths: Sequence[tuple[int, int]], rows: Iterable[Row]) -> list[tuple[int, int]]:
@@ -214,7 +232,7 @@ def packed_call(
 ) -> Call:  # fmt: skip
     """The call of `shape` that holds `rows`; `starts` are where each of `texts` begins.
 
-    `room`: the graph gives a row of logits for each of so many texts, of which the first are these; None: one a token.
+    `room`: the graph gives so many rows of logits, of which the first are those that the texts want; None: one a token.
     """
     width = shape[1]
     arrays = {name: np.full(shape, _padding(name, pad_id), dtype=np.int32) for name in texts.values}
@@ -235,10 +253,15 @@ def packed_call(
     arrays[POSITION_IDS], arrays[SEGMENT_IDS] = positions, segments
     if room is None:
         return Call(arrays, indices, spans)
+    wanted = [
+        (index, row * width + begin + place)
+        for index, (row, begin, _) in zip(indices, spans, strict=True)
+        for place in texts.picked(index)
+    ]
     first = np.zeros(room, dtype=np.int32)
-    first[: len(spans)] = [row * width + begin for row, begin, _ in spans]
+    first[: len(wanted)] = [place for _, place in wanted]
     arrays[FIRST_TOKENS] = first
-    return Call(arrays, indices, None)
+    return Call(arrays, [index for index, _ in wanted], None)
 
 
 def _padding(name: str, pad_id: int) -> int:

@@ -6,7 +6,7 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from tritext.engines.batching import Call, Row, Sorted, Texts, filled, number, packed_call, without
+from tritext.engines.batching import Call, Row, Sorted, Texts, filled, packed_call, without
 from tritext.engines.shapes import bucket, texts_of
 
 # What a call costs beside its tokens, in tokens: what decides between one large call and two small ones.
@@ -32,17 +32,19 @@ class PackedCalls:
         starts = np.cumsum(texts.lengths) - texts.lengths
         left = sorted((length, index) for index, length in enumerate(texts.lengths.tolist()))
         while left:
-            shape = self._shape(left[-1][0], sum(length for length, _ in left))
+            most = len(texts.picked(left[-1][1])) if per_text else 0
+            shape = self._shape(left[-1][0], sum(length for length, _ in left), most)
             rows, room = filled(left, shape[1], shape[0]), texts_of(shape)
             if per_text:
-                rows = _no_more_than(rows, room)
+                rows = _no_more_than(texts, rows, room)
             left = without(left, rows)
             yield packed_call(texts, starts, rows, shape, pad_id, room=room if per_text else None)
 
-    def _shape(self, longest: int, total: int) -> tuple[int, int]:
-        shapes = [shape for shape in self.calls_of if shape[1] >= longest]
+    def _shape(self, longest: int, total: int, most: int) -> tuple[int, int]:
+        shapes = [shape for shape in self.calls_of if shape[1] >= longest and texts_of(shape) >= most]
         if not shapes:
-            raise ValueError(f"a text has {longest} tokens, the plan takes {max(width for _, width in self.calls_of)}")
+            widest = max(width for _, width in self.calls_of)
+            raise ValueError(f"a text has {longest} tokens and wants {most} answers, the plan takes {widest} tokens")
         return max(shapes, key=lambda shape: _worth(shape, total))
 
 
@@ -52,14 +54,20 @@ def _worth(shape: tuple[int, int], total: int) -> float:
     return min(total, tokens) / (tokens + _OVERHEAD) - shape[1] * 1e-9
 
 
-def _no_more_than(rows: Sequence[Row], room: int) -> list[Row]:
-    """`rows` without those from where on they hold more than `room` texts."""
+def _no_more_than(texts: Texts, rows: Sequence[Row], room: int) -> list[Row]:
+    """`rows` without the texts from where on they want more than `room` rows of logits."""
     kept: list[Row] = []
     for row in rows:
-        left = room - number(kept)
-        if left <= 0:
+        members = []
+        for index in row.texts:
+            room -= len(texts.picked(index))
+            if room < 0:
+                break
+            members.append(index)
+        if members:
+            kept.append(Row(members, row.size))
+        if room < 0:
             break
-        kept.append(row if len(row.texts) <= left else Row(row.texts[:left], row.size))
     return kept
 
 

@@ -68,9 +68,14 @@ class Flat:
         """How many there are."""
         return len(self.pieces[STARTS]) - 1
 
+    @property
+    def answers(self) -> int:
+        """How many rows of logits are wanted, where it is not one a token."""
+        return len(self.pieces[FIRST_TOKENS]) if FIRST_TOKENS in self.pieces else 0
+
     def fits(self, shape: Shape) -> bool:
         """Whether `padded` can make it so large."""
-        return self.tokens <= shape.tokens and self.texts <= shape.texts
+        return self.tokens <= shape.tokens and max(self.texts, self.answers) <= shape.texts
 
     def padded(self, shape: Shape) -> "Flat":
         """The same in vectors of a fixed size. The padding is one text more, behind which come empty ones."""

@@ -72,7 +72,7 @@ class Lane:
     def answer(self, flat: Flat, logits: torch.Tensor) -> NDArray[np.float32]:
         """Logits [T, C] or [R, L, C] of the texts of `flat`, without what a fixed size added."""
         found = self.staging.to_host(logits)
-        return found[: flat.texts] if FIRST_TOKENS in flat.pieces else flat.rows(found[0])
+        return found[: flat.answers] if FIRST_TOKENS in flat.pieces else flat.rows(found[0])
 
 
 def _at_most(forward: Forward, longest: int, given: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -12,6 +12,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from tritext.engines import torch_attention
 from tritext.engines.base import Precision
 from tritext.engines.pytorch import PACKING
+from tritext.engines.torch_heads import HEADS
 from tritext.errors import EngineError
 
 _DTYPES: Final[dict[Precision, torch.dtype]] = {
@@ -79,7 +80,7 @@ def _packing(folder: Path) -> Packing:
 def _model_class(config: PretrainedConfig) -> Any:
     """The class that was saved, which transformers has: a task is known by its head."""
     name = next(iter(config.architectures or []), "")
-    found = getattr(transformers, name, None)
+    found = HEADS.get(name) or getattr(transformers, name, None)
     if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
         raise EngineError(f"transformers {transformers.__version__} has no model class {name!r}.")
     return found

@@ -28,6 +28,7 @@ class _Asked:
     inputs: Mapping[str, Any]
     segments: torch.Tensor
     first: torch.Tensor | None
+    gather: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 # Threads may ask the same model at once.
@@ -45,6 +46,7 @@ class PackedModel:
         self.model = model
         self._offset = position_offset
         base: Any = model.base_model
+        self._gather = getattr(model, "gather", _picked)
         self._takes_positions = POSITION_IDS in inspect.signature(type(base).forward).parameters
         base.forward = _answering(base, base.forward)
         if model.config.model_type in _DEBERTA:
@@ -60,12 +62,14 @@ class PackedModel:
         inputs = {name: given[name] for name in names if name in given}
         if self._takes_positions:
             inputs[POSITION_IDS] = _positions(given, self._offset)
-        token = _asked.set(_Asked({**inputs, **attention}, given[SEGMENT_IDS], given.get(FIRST_TOKENS)))
+        token = _asked.set(_Asked({**inputs, **attention}, given[SEGMENT_IDS], given.get(FIRST_TOKENS), self._gather))
         try:
             logits: torch.Tensor = self.model(input_ids=given[contract.INPUT_IDS.name]).logits
         finally:
             _asked.reset(token)
-        return logits
+        return (
+            logits[:, 0] if FIRST_TOKENS in given and logits.ndim == 3 else logits
+        )  # a head of tokens got one of each
 
 
 def _positions(given: Mapping[str, torch.Tensor], offset: int) -> torch.Tensor:
@@ -95,10 +99,15 @@ def block_diagonal(model: PreTrainedModel, segments: torch.Tensor) -> dict[str, 
     return {contract.ATTENTION_MASK.name: torch.where(together[:, None], torch.zeros_like(lowest), lowest)}
 
 
-def _first_tokens(base: Any, output: Any, first: torch.Tensor) -> Any:
-    """The base's output as if each text were a row of one token: its first, which is all that heads look at."""
-    hidden = output[0]
-    hidden = hidden.reshape(-1, hidden.shape[-1]).index_select(0, first)[:, None]
+def _picked(hidden: torch.Tensor, segments: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    """Of hidden states [R, L, H] those of the tokens at `first` [T] in the flattened rows."""
+    del segments
+    return hidden.reshape(-1, hidden.shape[-1]).index_select(0, first)
+
+
+def _one_each(base: Any, output: Any, asked: _Asked, first: torch.Tensor) -> Any:
+    """The base's output as if each text were a row of one token: its first, which is all that most heads look at."""
+    hidden = asked.gather(output[0], asked.segments, first)[:, None]
     output["last_hidden_state"] = hidden
     pooler = getattr(base, "pooler", None)
     if pooler is not None:
@@ -114,7 +123,7 @@ def _answering(base: Any, original: Callable[..., Any]) -> Callable[..., Any]:
         if asked is None:
             return original(*args, **kwargs)
         output = original(**asked.inputs)
-        return output if asked.first is None else _first_tokens(base, output, asked.first)
+        return output if asked.first is None else _one_each(base, output, asked, asked.first)
 
     return forward
 

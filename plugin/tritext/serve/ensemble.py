@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from tritext import access
+from tritext import access, contract
 from tritext.engines.plan import RECIPE, Recipe
 from tritext.errors import ServeError
 from tritext.naming import ENGINE_ROLE, step_name
@@ -36,7 +36,10 @@ def choose(repository: Path, names: Sequence[str] | None) -> list[BuiltModel]:
 
 def sample(model: BuiltModel) -> dict[str, str]:
     """A short text for every input that a request to `model` cannot leave out."""
-    return {entry.name: SAMPLE for entry in model.config().input if not entry.optional}
+    config = model.config()
+    told = contract.PARAM_SAMPLE in config.parameters
+    sample = config.parameters[contract.PARAM_SAMPLE].string_value if told else SAMPLE
+    return {entry.name: sample for entry in config.input if not entry.optional}
 
 
 def sample_arrays(model: BuiltModel) -> Arrays:

@@ -122,7 +122,7 @@ class EncoderStage:
         ]
 
     def process(self, requests: Sequence[Request]) -> list[Answer | TritextError]:
-        """Logits [N, C] or [N, L, C] for each request, padded as its ids were."""
+        """Logits [N, C] or [N, L, C] for each request, padded as its ids were; [N, M, C] where only M are picked."""
         for request in requests:
             check_tokens(request.inputs, self._settings)
         late = [self._is_late(request) for request in requests]
@@ -143,27 +143,33 @@ class EncoderStage:
     def _logits(self, requests: Sequence[Request]) -> list[Answer]:
         if not requests:
             return []
-        texts = Texts.of([request.inputs for request in requests], self._settings.inputs)
-        results = self._results(texts)
+        texts = Texts.of([request.inputs for request in requests], self._settings.inputs, self._settings.mask_id)
+        found = self._results(texts)
         self.counts[TEXTS] += len(texts)
         self.counts[TOKENS] += int(texts.lengths.sum())
-        answers = []
+        answers: list[Answer] = []
         start = 0
         for request in requests:
             ids = request.inputs[contract.INPUT_IDS.name]
-            answers.append({contract.LOGITS.name: _stacked(results[start : start + len(ids)], ids.shape)})
+            mine = found[start : start + len(ids)]
+            if self._settings.mask_id is None:
+                logits = _stacked([rows[0] for rows in mine], ids.shape)
+            else:
+                picked = [np.stack([row.reshape(-1) for row in rows]) for rows in mine]
+                logits = _stacked(picked, (len(ids), max(map(len, picked))))
+            answers.append({contract.LOGITS.name: logits})
             start += len(ids)
         return answers
 
-    def _results(self, texts: Texts) -> list[NDArray[np.float32]]:
-        """The logits of each of `texts`, [C] or [l, C]."""
-        results: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
+    def _results(self, texts: Texts) -> list[list[NDArray[np.float32]]]:
+        """The logits of each of `texts`: one array, [C] or [l, C], or one for each token that is picked."""
+        results: list[list[NDArray[np.float32]]] = [[] for _ in range(len(texts))]
         calls = self._layout.calls(texts, self._settings.pad_id, per_text=self._settings.per_text)
         for call, output in self._run(calls):
             for index, logits in call.logits(output):
-                results[index] = logits
+                results[index].append(logits)
             if self.meter:
-                self.meter.progress(int(texts.lengths[call.indices].sum()))
+                self.meter.progress(int(texts.lengths[np.unique(call.indices)].sum()))
             self.counts[ENCODER_CALLS] += 1
             self.counts[COMPUTED_TOKENS] += call.computed
         return results

@@ -5,7 +5,8 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from tritext.text.tokenizer import Encoded, TextInput
+from tritext.text.inputs import TextInput
+from tritext.text.tokenizer import Encoded
 
 _HALF_LIFE: Final = 100_000.0  # bytes
 _SPECIAL: Final = 2  # tokens around a text, about

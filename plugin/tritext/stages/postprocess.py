@@ -9,19 +9,21 @@ from tritext.errors import TritextError
 from tritext.settings import TaskSettings
 from tritext.stages.base import Answer, Request
 from tritext.tasks import task_named
+from tritext.tasks.base import Task
 
 
 class PostprocessStage:
     """Runs the task's `answer` on each request."""
 
-    def __init__(self, settings: TaskSettings) -> None:
+    def __init__(self, settings: TaskSettings, task: Task) -> None:
         self._settings = settings
-        self._task = task_named(settings.task)
+        self._task = task
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Make the stage from its version folder (``settings.json``)."""
-        return cls(TaskSettings.read(folder))
+        """Make the stage from its version folder (``settings.json``, and what the task needs there)."""
+        settings = TaskSettings.read(folder)
+        return cls(settings, task_named(settings.task).load(folder))
 
     def process(self, requests: Sequence[Request]) -> list[Answer | TritextError]:
         """The task's outputs for each request; its parameters were already judged by the first step."""

@@ -4,10 +4,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tritext import admission, contract, parameters
 from tritext.admission import Gate
@@ -27,14 +26,19 @@ from tritext.stages.base import (
 )
 from tritext.stages.estimate import Estimate
 from tritext.tasks import task_named
-from tritext.text.tokenizer import Encoded, TextInput, TextTokenizer
+from tritext.tasks.inputs import Rows
+from tritext.text.tokenizer import Encoded, TextTokenizer
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    texts: list[TextInput]
+    rows: Rows
     parameters: Parameters
     is_encoded: bool
+
+    def row(self, index: int) -> int:
+        """The request's row that the text at `index` is for."""
+        return index if self.rows.of is None else self.rows.of[index]
 
 
 class TokenizerStage:
@@ -56,7 +60,10 @@ class TokenizerStage:
         carries_offsets = contract.OFFSETS in task_named(settings.task).carried
         path = folder / TOKENIZER
         try:
-            tokenizer = TextTokenizer(path, settings.max_length, with_offsets=carries_offsets, unk_id=settings.unk_id)
+            tokenizer = TextTokenizer(
+                path, settings.max_length, with_offsets=carries_offsets, unk_id=settings.unk_id,
+                cut=task_named(settings.task).cut,
+            )  # fmt: skip
         except Exception as error:  # the library raises nothing more special
             raise RepositoryError(f"{path} cannot be read ({error}). Build the model again.") from error
         stage = cls(settings, tokenizer)
@@ -68,15 +75,17 @@ class TokenizerStage:
         refusals = self._refusals(requests)
         jobs = [refusal or self._judge(request) for request, refusal in zip(requests, refusals, strict=True)]
         good = [job for job in jobs if isinstance(job, _Job)]
-        texts = [text for job in good for text in job.texts]
-        sides = [job.parameters.truncation for job in good for _ in job.texts]
+        texts = [text for job in good for text in job.rows.texts]
+        sides = [job.parameters.truncation for job in good for _ in job.rows.texts]
         begun = time.monotonic()
         encoded = self._tokenizer.encode(texts, sides)
         if self.gate and texts:
             self._estimate.learn(texts, encoded, time.monotonic() - begun)
         self.counts[TRUNCATIONS] += sum(row.truncated for row in encoded)
         rows = iter(encoded)
-        return [self._answer(job, [next(rows) for _ in job.texts]) if isinstance(job, _Job) else job for job in jobs]
+        return [
+            self._answer(job, [next(rows) for _ in job.rows.texts]) if isinstance(job, _Job) else job for job in jobs
+        ]
 
     def _refusals(self, requests: Sequence[Request]) -> list[Overloaded | None]:
         """Which of `requests` could not be begun in time. Cheap: nothing is decoded or tokenized for this."""
@@ -96,23 +105,31 @@ class TokenizerStage:
     def _judge(self, request: Request) -> _Job | InvalidInput:
         try:
             read = parameters.parse(self._task.parameters, request.parameters, self._settings.defaults)
+            rows = self._task.rows(request.inputs, self._settings, read)
+            if len(rows.texts) > contract.MOST_ROWS:
+                return _too_many(len(rows.texts))
             if self.deadlines and request.timeout and request.id:
                 self.deadlines.note(request.id, request.timeout)
-            return _Job(_texts(request), read, is_encoded=contract.COUNT_ONLY not in request.parameters)
+            return _Job(rows, read, is_encoded=contract.COUNT_ONLY not in request.parameters)
         except InvalidInput as error:
             return error
 
-    def _answer(self, job: _Job, rows: list[Encoded]) -> Answer | InvalidInput:
-        if job.parameters.truncation == "error":
-            for index, row in enumerate(rows):
-                if row.truncated:
-                    return self._too_long(index, row.count, is_pair=isinstance(job.texts[index], tuple))
+    def _answer(self, job: _Job, encoded: list[Encoded]) -> Answer | InvalidInput:
+        try:
+            for index, each in enumerate(encoded):
+                if job.parameters.truncation == "error" and each.truncated:
+                    return self._too_long(job, index, each.count)
+                self._task.check(each.input_ids, job.row(index), self._settings)
+        except InvalidInput as error:
+            return error
         if self.gate and job.is_encoded:
-            self.gate.let_through(sum(len(row.input_ids) for row in rows))
-        return self._padded(rows)
+            self.gate.let_through(sum(len(row.input_ids) for row in encoded))
+        return {**self._padded(encoded), **_report(encoded, job.rows), **job.rows.carried}
 
-    def _too_long(self, index: int, count: int, *, is_pair: bool) -> InvalidInput:
-        what = f"TEXT[{index}] and TEXT_PAIR[{index}] together have" if is_pair else f"TEXT[{index}] has"
+    def _too_long(self, job: _Job, index: int, count: int) -> InvalidInput:
+        names = [f"{name}[{job.row(index)}]" for name in job.rows.names]
+        is_pair = isinstance(job.rows.texts[index], tuple)
+        what = f"{names[0]} and {names[1]} together have" if is_pair else f"{names[0]} has"
         return InvalidInput(
             f"{what} {count} tokens, this model takes {self._settings.max_length}. Send less, or send the parameter "
             "truncation=right or truncation=left."
@@ -124,8 +141,6 @@ class TokenizerStage:
         answer: Answer = {
             contract.INPUT_IDS.name: np.full(shape, self._settings.pad_id, dtype=np.int32),
             contract.ATTENTION_MASK.name: np.zeros(shape, dtype=np.int32),
-            contract.TOKEN_COUNT.name: np.array([[row.count] for row in rows], dtype=np.int32),
-            contract.TRUNCATED.name: np.array([[row.truncated] for row in rows], dtype=np.bool_),
         }
         if contract.TOKEN_TYPE_IDS.name in self._settings.encoder_inputs:
             answer[contract.TOKEN_TYPE_IDS.name] = np.zeros(shape, dtype=np.int32)
@@ -137,16 +152,27 @@ class TokenizerStage:
         return answer
 
 
-def _texts(request: Request) -> list[TextInput]:
-    """The request's texts; where TEXT_PAIR was sent every row is a pair, also when it is empty."""
-    firsts = decode(request.inputs[contract.TEXT.name], contract.TEXT.name)
-    pairs = request.inputs.get(contract.TEXT_PAIR.name)
-    if pairs is None:
-        return list(firsts)
-    seconds = decode(pairs, contract.TEXT_PAIR.name)
-    if len(seconds) != len(firsts):
-        raise InvalidInput(f"TEXT_PAIR has {len(seconds)} rows, TEXT has {len(firsts)}. Send one second text for each.")
-    return list(zip(firsts, seconds, strict=True))
+def _report(encoded: Sequence[Encoded], rows: Rows) -> Answer:
+    """TOKEN_COUNT and TRUNCATED [N, 1] and, where a row may have become several, ROW [M, 1].
+
+    Of several it is the longest, and whether any was cut.
+    """
+    of = np.arange(len(encoded)) if rows.of is None else np.asarray(rows.of)
+    counts, truncated = np.zeros((of[-1] + 1, 1), np.int32), np.zeros((of[-1] + 1, 1), np.bool_)
+    np.maximum.at(counts[:, 0], of, [each.count for each in encoded])
+    np.logical_or.at(truncated[:, 0], of, [each.truncated for each in encoded])
+    return {
+        contract.TOKEN_COUNT.name: counts,
+        contract.TRUNCATED.name: truncated,
+        contract.ROW.name: of.astype(np.int32)[:, None],
+    }
+
+
+def _too_many(rows: int) -> InvalidInput:
+    return InvalidInput(
+        f"The request's texts make {rows} rows for the model, and {contract.MOST_ROWS} are the most. Send fewer texts "
+        "a request."
+    )
 
 
 def _fill(answer: Answer, index: int, row: Encoded) -> None:
@@ -161,19 +187,3 @@ def _fill(answer: Answer, index: int, row: Encoded) -> None:
     for name, value in values.items():
         if name in answer and value is not None:
             answer[name][index, :size] = value
-
-
-def decode(array: NDArray[Any], name: str) -> list[str]:
-    """The texts in a BYTES tensor [N, 1]; InvalidInput names the row that is not UTF-8, or an empty tensor."""
-    if array.size == 0:
-        raise InvalidInput(f"{name} is empty. Send at least one text.")
-    texts = []
-    for index, raw in enumerate(array.reshape(-1)):
-        try:
-            texts.append(raw.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise InvalidInput(
-                f"{name}[{index}] is not valid UTF-8: byte {error.start} cannot be decoded ({error.reason}). Encode "
-                "texts as UTF-8."
-            ) from None
-    return texts

@@ -4,10 +4,27 @@ from collections.abc import Mapping
 from typing import Final
 
 from tritext.errors import CheckpointError
-from tritext.tasks import text_classification, token_classification
+from tritext.tasks import (
+    feature_extraction,
+    fill_mask,
+    reranking,
+    text_classification,
+    token_classification,
+    zero_shot_classification,
+)
 from tritext.tasks.base import Task
 
-TASKS: Final[Mapping[str, Task]] = {task.name: task for task in (text_classification.TASK, token_classification.TASK)}
+TASKS: Final[Mapping[str, Task]] = {
+    task.name: task
+    for task in (
+        text_classification.TASK,
+        token_classification.TASK,
+        feature_extraction.TASK,
+        fill_mask.TASK,
+        zero_shot_classification.TASK,
+        reranking.TASK,
+    )
+}
 
 
 def task_named(name: str) -> Task:

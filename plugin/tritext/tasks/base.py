@@ -1,8 +1,9 @@
-"""What a task is: the tensors it speaks, its parameters, and how logits become answers."""
+"""What a task is: the tensors it speaks, its parameters, how logits become answers, and what a client gets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,34 +12,123 @@ from tritext import contract
 from tritext.contract import Tensor
 from tritext.parameters import Parameters
 from tritext.settings import TaskSettings
+from tritext.tasks.inputs import Arrays, Rows, one_each
+from tritext.text.inputs import TextInput
+from tritext.text.truncation import Cut
 
-Arrays = Mapping[str, NDArray[Any]]
 FloatArray = NDArray[np.float32]
+# What the encoder gives a row of logits for: a text, each of its tokens, or each of its mask tokens.
+Per = Literal["text", "token", "mask"]
 
 
-class Task(Protocol):
+class Task:
     """One task. Adding one is a file here, a line in `tasks.TASKS`, an ensemble template and a test.
 
-    ``answer`` gets one request: `logits` as the encoder gave them, [N, C] or [N, L, C] (FP32), what the
-    tokenizer stage `carried` along and the request's own inputs in `arrays`. It returns `outputs`.
+    What differs between tasks is said by a subclass, and nowhere else. It holds nothing of a model.
     """
 
     name: ClassVar[str]
-    auto_class: ClassVar[str]  # the transformers class that loads such a checkpoint
-    inputs: ClassVar[tuple[Tensor, ...]]
-    carried: ClassVar[tuple[Tensor, ...]]  # from the tokenizer stage to the postprocess stage
-    echoed: ClassVar[tuple[Tensor, ...]]  # of `inputs`, those that the postprocess stage reads too
-    logits: ClassVar[Tensor]
+    # Of the checkpoint: the transformers class that loads it, and how the names of such architectures end ("" where
+    # none tells, and the user must name the task).
+    auto_class: ClassVar[str]
+    suffix: ClassVar[str] = ""
+    has_labels: ClassVar[bool] = True
+    # Tensors. `inputs` and `outputs` are the client's; what the tokenizer stage finds out is `carried` to the
+    # postprocess stage, which also reads those of `inputs` that are `echoed`.
+    inputs: ClassVar[tuple[Tensor, ...]] = (contract.TEXT,)
+    carried: ClassVar[tuple[Tensor, ...]] = ()
+    echoed: ClassVar[tuple[Tensor, ...]] = ()
+    logits: ClassVar[Tensor] = contract.LOGITS
     outputs: ClassVar[tuple[Tensor, ...]]
+    per: ClassVar[Per] = "text"
+    expands: ClassVar[bool] = False  # a text may become several rows
+    cut: ClassVar[Cut] = "longest_first"  # which text of a pair is cut
     parameters: ClassVar[type[Parameters]]
+    # Of the client: what a text's answer is, and what is made of each of its K entries, of `outputs` in order.
+    result: ClassVar[type[Any]]
+    entry: ClassVar[Callable[..., Any]]
+
+    @property
+    def texts(self) -> tuple[Tensor, ...]:
+        """Of `inputs`, those that hold a text a row: an item's first, and second."""
+        return tuple(tensor for tensor in self.inputs if tensor.dims == (1,))
+
+    @property
+    def shared(self) -> tuple[Tensor, ...]:
+        """Of `inputs`, those that hold a list of texts a row, which a client sends with every item."""
+        return tuple(tensor for tensor in self.inputs if tensor.dims != (1,))
+
+    def accept(self, labels: Sequence[str]) -> None:
+        """CheckpointError where a checkpoint with these labels, by class index, cannot do the task."""
+
+    def defaults(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Request parameters' defaults that the checkpoint asks for; `config` is all that its own files say of it."""
+        del config
+        return {}
+
+    def load(self, folder: Path) -> Self:
+        """The task with what it needs of the postprocess step's version folder."""
+        del folder
+        return self
+
+    def needs_tokenizer(self) -> bool:
+        """Whether that folder has the tokenizer too."""
+        return False
+
+    def rows(self, inputs: Arrays, settings: TaskSettings, parameters: Any) -> Rows:
+        """The texts to encode for one request; InvalidInput where its inputs are not as they must be."""
+        del settings, parameters
+        return one_each(inputs)
+
+    def check(self, input_ids: NDArray[np.int32], row: int, settings: TaskSettings) -> None:
+        """InvalidInput where the model cannot be asked with these ids [L] of the request's row `row`."""
+
+    def answer(self, logits: FloatArray, arrays: Arrays, settings: TaskSettings, parameters: Any) -> dict[str, Any]:
+        """One request's `outputs`, by tensor name.
+
+        `logits` are as the encoder gave them, [M, C], or [M, L, C] per token or mask (FP32); `arrays` has what was
+        carried and echoed.
+        """
+        raise NotImplementedError
 
     def scores(self, logits: FloatArray, settings: TaskSettings) -> FloatArray:
         """Logits [..., C] to scores [..., C] as a request without parameters gets them."""
-        ...
+        raise NotImplementedError
 
-    def answer(self, logits: FloatArray, arrays: Arrays, settings: TaskSettings, parameters: Any) -> dict[str, Any]:
-        """One request's outputs, by tensor name."""
-        ...
+    def decisions(self, logits: FloatArray, settings: TaskSettings) -> tuple[NDArray[Any], FloatArray]:
+        """What each row of `logits` [R, C] decides, and by what margin; empty arrays where nothing is decided."""
+        del settings
+        ranked = np.partition(logits, -2, axis=-1)
+        return logits.argmax(axis=-1), ranked[:, -1] - ranked[:, -2]
+
+    def drift(self, got: FloatArray, expected: FloatArray, settings: TaskSettings) -> FloatArray:
+        """How far the answers of rows of logits [R, C] are from those of the `expected` ones, [R]."""
+        drift: FloatArray = np.abs(self.scores(got, settings) - self.scores(expected, settings)).max(axis=-1)
+        return drift
+
+    def references(self, texts: Sequence[TextInput], mask_token: str | None) -> list[TextInput]:
+        """`texts` in the form in which this task's model is judged by them."""
+        del mask_token
+        return list(texts)
+
+    def sample(self, settings: TaskSettings) -> str | None:
+        """A short text that the model can answer, for whoever looks whether it does; None where any will do."""
+        del settings
+        return None
+
+    def request(self, text: str, pair: str | None) -> tuple[dict[str, NDArray[np.object_]], dict[str, object]]:
+        """Inputs and parameters of the request whose only row is this text or pair, cut right."""
+        inputs = {contract.TEXT.name: column([text])}
+        if pair is not None:
+            inputs[contract.TEXT_PAIR.name] = column([pair])
+        return inputs, {"truncation": "right"}
+
+
+def column(texts: Sequence[str]) -> NDArray[np.object_]:
+    """Texts as BYTES [N, 1]."""
+    array = np.empty((len(texts), 1), dtype=np.object_)
+    array[:, 0] = [text.encode() for text in texts]
+    return array
 
 
 _FILL: Final[Mapping[str, Any]] = {"BYTES": b"", "INT32": 0, "FP32": 0.0, "BOOL": False}

@@ -6,11 +6,16 @@ Semantics, names and defaults: transformers' TextClassificationPipeline. ``thres
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tritext import contract
 from tritext.contract import Tensor
 from tritext.parameters import PROBABILITY, TOP_K, Parameters, choice, parameter
+from tritext.results import Form
 from tritext.settings import TaskSettings
-from tritext.tasks.base import Arrays, Column, FloatArray, encoded, pad, sigmoid, softmax
+from tritext.tasks.base import Column, FloatArray, Task, encoded, pad, sigmoid, softmax
+from tritext.tasks.inputs import Arrays
 
 Function = Literal["default", "softmax", "sigmoid", "none"]
 
@@ -24,6 +29,37 @@ class TextClassificationParameters(Parameters):
     function_to_apply: Function = parameter("default", choice("default", "softmax", "sigmoid", "none"))
 
 
+@dataclass(frozen=True, slots=True)
+class LabelScore:
+    """One label of a text. ``score`` is as the model gives it: a probability, or a raw value for a regression."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The labels of one text (or pair), best first; none where `threshold` left none.
+
+    ``token_count`` counts the tokens of the whole text; ``truncated`` says that the model did not see them all.
+    """
+
+    form: ClassVar[Form] = "ranked"
+    labels: tuple[LabelScore, ...]
+    token_count: int
+    truncated: bool
+
+    @property
+    def label(self) -> str | None:
+        """The best label; None where there is none."""
+        return self.labels[0].label if self.labels else None
+
+    @property
+    def score(self) -> float | None:
+        """The best label's score; None where there is no label."""
+        return self.labels[0].score if self.labels else None
+
+
 def function_for(settings: TaskSettings) -> Function:
     """The function that turns this checkpoint's logits into scores where the request names none."""
     if settings.problem_type == "regression":
@@ -33,21 +69,29 @@ def function_for(settings: TaskSettings) -> Function:
     return "softmax"
 
 
-class TextClassification:
+class TextClassificationTask(Task):
     """See the module."""
 
     name: ClassVar[str] = contract.TEXT_CLASSIFICATION
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
+    suffix: ClassVar[str] = "ForSequenceClassification"
     inputs: ClassVar[tuple[Tensor, ...]] = (contract.TEXT, contract.TEXT_PAIR)
-    carried: ClassVar[tuple[Tensor, ...]] = ()
-    echoed: ClassVar[tuple[Tensor, ...]] = ()
-    logits: ClassVar[Tensor] = contract.LOGITS
     outputs: ClassVar[tuple[Tensor, ...]] = (contract.LABEL, contract.SCORE, contract.COUNT)
     parameters: ClassVar[type[Parameters]] = TextClassificationParameters
+    result: ClassVar[type[Any]] = Classification
+    entry: ClassVar[type[Any]] = LabelScore
 
     def scores(self, logits: FloatArray, settings: TaskSettings) -> FloatArray:
         """The checkpoint's own function."""
         return _scores(logits, "default", settings)
+
+    def decisions(self, logits: FloatArray, settings: TaskSettings) -> tuple[NDArray[Any], FloatArray]:
+        """The best class; yes or no for each where they do not exclude each other; nothing in a regression."""
+        if settings.problem_type == "regression":
+            return logits[:, :0], logits[:, :0]
+        if settings.problem_type == "multi_label_classification" or logits.shape[1] == 1:
+            return logits > 0, np.abs(logits)
+        return super().decisions(logits, settings)
 
     def answer(
         self, logits: FloatArray, arrays: Arrays, settings: TaskSettings, parameters: TextClassificationParameters
@@ -73,4 +117,4 @@ def _scores(logits: FloatArray, function: Function, settings: TaskSettings) -> F
     return sigmoid(logits) if function == "sigmoid" else logits
 
 
-TASK: Final = TextClassification()
+TASK: Final = TextClassificationTask()

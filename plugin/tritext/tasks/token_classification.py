@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from tritext import contract
 from tritext.contract import Tensor
 from tritext.parameters import NAMES, PROBABILITY, Parameters, choice, parameter
+from tritext.results import Form
 from tritext.settings import TaskSettings
-from tritext.tasks.base import Arrays, Column, FloatArray, pad, softmax
+from tritext.tasks.base import Column, FloatArray, Per, Task, pad, softmax
+from tritext.tasks.inputs import Arrays
 
 Strategy = Literal["none", "simple", "first", "average", "max"]
 IntArray = NDArray[np.int64]
@@ -28,6 +30,27 @@ class TokenClassificationParameters(Parameters):
     aggregation_strategy: Strategy = parameter("none", choice("none", "simple", "first", "average", "max"))
     ignore_labels: tuple[str, ...] = parameter(("O",), NAMES)
     threshold: float | None = parameter(None, PROBABILITY)
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """A stretch of a text with its label: ``word == text[start:end]``, counted in Unicode code points."""
+
+    label: str
+    score: float
+    word: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenClassification:
+    """The entities of one text in the order of the text; the rest as in `Classification`."""
+
+    form: ClassVar[Form] = "spans"
+    entities: tuple[Entity, ...]
+    token_count: int
+    truncated: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +83,23 @@ class Tags:
         )
 
 
-class TokenClassification:
+class TokenClassificationTask(Task):
     """See the module."""
 
     name: ClassVar[str] = contract.TOKEN_CLASSIFICATION
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
+    suffix: ClassVar[str] = "ForTokenClassification"
     inputs: ClassVar[tuple[Tensor, ...]] = (contract.TEXT,)
     carried: ClassVar[tuple[Tensor, ...]] = (contract.OFFSETS, contract.TOKEN_KIND)
     echoed: ClassVar[tuple[Tensor, ...]] = (contract.TEXT,)
     logits: ClassVar[Tensor] = contract.TOKEN_LOGITS
+    per: ClassVar[Per] = "token"
     outputs: ClassVar[tuple[Tensor, ...]] = (
         contract.LABEL, contract.SCORE, contract.WORD, contract.START, contract.END, contract.COUNT,
     )  # fmt: skip
     parameters: ClassVar[type[Parameters]] = TokenClassificationParameters
+    result: ClassVar[type[Any]] = TokenClassification
+    entry: ClassVar[type[Any]] = Entity
 
     def scores(self, logits: FloatArray, settings: TaskSettings) -> FloatArray:
         """Softmax over the classes of each token."""
@@ -170,4 +197,4 @@ def _columns(rows: list[Spans], names: tuple[str, ...], texts: NDArray[np.object
     )
 
 
-TASK: Final = TokenClassification()
+TASK: Final = TokenClassificationTask()

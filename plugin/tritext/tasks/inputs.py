@@ -1,0 +1,79 @@
+"""From a request's tensors to the rows that are encoded for it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from tritext import contract
+from tritext.errors import InvalidInput
+from tritext.text.inputs import TextInput
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The M texts or pairs that a request of N rows asks the encoder for.
+
+    `of` [M] says which of the N rows each one is for, in ascending order; None where it is one each. `carried` goes on
+    to the postprocess stage, [M, …] by tensor name. `names` are those of the inputs that a text is read from, for
+    messages.
+    """
+
+    texts: Sequence[TextInput]
+    of: Sequence[int] | None = None
+    carried: Arrays = field(default_factory=dict)
+    names: tuple[str, ...] = (contract.TEXT.name, contract.TEXT_PAIR.name)
+
+
+def one_each(inputs: Arrays) -> Rows:
+    """TEXT, and TEXT_PAIR where it was sent: then every row is a pair, also where the second text is empty."""
+    firsts = decode(inputs[contract.TEXT.name], contract.TEXT.name)
+    pairs = inputs.get(contract.TEXT_PAIR.name)
+    if pairs is None:
+        return Rows(firsts)
+    seconds = decode(pairs, contract.TEXT_PAIR.name)
+    if len(seconds) != len(firsts):
+        raise InvalidInput(f"TEXT_PAIR has {len(seconds)} rows, TEXT has {len(firsts)}. Send one second text for each.")
+    return Rows(list(zip(firsts, seconds, strict=True)))
+
+
+def each_with_list(inputs: Arrays, one: str, many: str) -> list[tuple[int, str, int, str]]:
+    """For each row its text of the input `one` with each of its list in `many` [N, C].
+
+    As (row, text, place in the list, its text there). What is empty in a list only fills it up.
+    """
+    texts, lists = decode(inputs[one], one), decode(inputs[many], many)
+    width = len(lists) // len(inputs[many])
+    if len(inputs[many]) != len(texts):
+        raise InvalidInput(f"{many} has {len(inputs[many])} rows, {one} has {len(texts)}. Send one row for each.")
+    found = []
+    for row, text in enumerate(texts):
+        own = [(place, other) for place, other in enumerate(lists[row * width : (row + 1) * width]) if other.strip()]
+        if not own:
+            raise InvalidInput(f"{many}[{row}] is empty. Send at least one text there.")
+        found += [(row, text, place, other) for place, other in own]
+    return found
+
+
+def decode(array: NDArray[Any], name: str) -> list[str]:
+    """The texts in a BYTES tensor, in order; InvalidInput names the one that is not UTF-8, or an empty tensor."""
+    if array.size == 0:
+        raise InvalidInput(f"{name} is empty. Send at least one text.")
+    texts = []
+    for index, raw in enumerate(array.reshape(-1)):
+        try:
+            texts.append(raw.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            where = (
+                f"{index}"
+                if array.ndim < 2 or array.shape[1] == 1
+                else ", ".join(map(str, divmod(index, array.shape[1])))
+            )
+            raise InvalidInput(
+                f"{name}[{where}] is not valid UTF-8: byte {error.start} cannot be decoded ({error.reason}). Encode "
+                "texts as UTF-8."
+            ) from None
+    return texts
