@@ -75,7 +75,7 @@ RUN useradd --uid 10001 --user-group --home-dir /tmp --no-create-home --shell /u
 # Nothing is written but below /tmp, so that the root file system can be read-only.
 ENV PATH=/opt/tritext/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1
 USER 10001:10001
-EXPOSE 8000 8001 8002
+EXPOSE 8000 8001 8002 8003
 STOPSIGNAL SIGTERM
 # A real inference on every model: Triton says that it is ready also where a step is dead. The check and the server read
 # the same variables: TRITEXT_API_KEY_FILE, TRITEXT_TLS_CERT, TRITEXT_TLS_KEY. Where TRITEXT_TLS_CLIENT_CA asks callers
@@ -101,7 +101,7 @@ RUN useradd --uid 10001 --user-group --home-dir /tmp --no-create-home --shell /u
 # Plans take minutes to make: a volume keeps them.
 ENV PATH=/opt/tritext/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 TRITEXT_CACHE=/var/cache/tritext
 USER 10001:10001
-EXPOSE 8000 8001 8002
+EXPOSE 8000 8001 8002 8003
 VOLUME /var/cache/tritext
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=10s --start-period=900s --retries=2 CMD ["tritext", "health", "/repository"]

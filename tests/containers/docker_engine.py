@@ -122,7 +122,7 @@ class Container:
 @contextmanager
 def container(image: str, *command: str, options: tuple[str, ...] = (), **mounts: Path) -> Iterator[Container]:
     """A container of `image`, hardened, its ports published on this machine alone, gone afterwards."""
-    publish = [f"--publish=127.0.0.1::{port}" for port in (8000, 8001, 8002)]
+    publish = [f"--publish=127.0.0.1::{port}" for port in (8000, 8001, 8002, 8003)]
     volumes = [f"--volume={path}:/{name}:ro" for name, path in mounts.items()]
     started = Container(docker("run", "--detach", *HARDENED, *publish, *volumes, *options, image, *command))
     try:

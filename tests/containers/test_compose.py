@@ -84,8 +84,8 @@ def test_the_dashboard_shows_what_the_server_measures(server: Container) -> None
 
 
 def test_prometheus_asks_the_alias_that_both_servers_have(compose: Any) -> None:
-    (job,) = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
-    (found,) = job["dns_sd_configs"]
+    jobs = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
+    found = [job["dns_sd_configs"][0] for job in jobs]
     for name in ("server", "gpu"):
-        assert compose["services"][name]["networks"]["default"]["aliases"] == found["names"]
-    assert found["port"] == 8002
+        assert all(compose["services"][name]["networks"]["default"]["aliases"] == each["names"] for each in found)
+    assert [each["port"] for each in found] == [8002, 8003]  # Triton's and the steps', the supervisor's

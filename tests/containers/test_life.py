@@ -1,5 +1,6 @@
 """Deploy, die, drain, end: what happens to a container in its life."""
 
+import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,28 +26,46 @@ def own(image: str, own_repository: Path) -> Iterator[Container]:
         yield started
 
 
-def test_a_new_build_in_the_mounted_repository_is_served_after_a_restart(
+def test_a_new_build_in_the_mounted_repository_is_served_without_a_restart(
     own: Container, own_repository: Path, checkpoints: dict[str, Path]
 ) -> None:
     old, new = (served.expected_labels(checkpoints[name]) for name in ("labels", "next"))
     assert old != new
     assert served.labels(own.address(8001)) == old
-    quick_build(checkpoints["next"], own_repository, "labels")
-    docker("restart", own.id)
-    own.wait_healthy()
+    started = own.state["StartedAt"]
+    build = quick_build(checkpoints["next"], own_repository, "labels").model.build
+    until(lambda: json.loads(own.http("GET", "/ready", port=8003)[1])["models"]["labels"]["build"] == build, own.logs)
     assert served.labels(own.address(8001)) == new
     assert served.entities(own.address(8001)) == served.expected_entities(checkpoints["entities"])
+    assert own.state["StartedAt"] == started
+    assert f"build {build} answers" in own.logs()
 
 
-def test_a_dead_step_is_unhealthy_until_the_restart(own: Container) -> None:
-    stubs = [pid for pid in own.sh("grep -l labels_encoder /proc/[0-9]*/cmdline").split() if "/self" not in pid]
-    (stub,) = [pid.split("/")[2] for pid in stubs if own.sh(f"cat {Path(pid).parent}/comm").startswith("triton_python")]
-    assert own.sh(f"kill -9 {stub}") == ""
-    own.wait_healthy("unhealthy")
-    assert "labels answers with an error" in own.state["Health"]["Log"][-1]["Output"]
-    assert own.http("GET", "/v2/health/ready")[0] == 200  # which is why the check infers
-    docker("restart", own.id)
+def stubs(own: Container) -> list[str]:
+    """The processes of the encoder of labels."""
+    found = [path.split("/")[2] for path in own.sh("grep -ls labels_encoder /proc/[0-9]*/cmdline").split()]
+    return [pid for pid in found if own.sh(f"cat /proc/{pid}/comm").startswith("triton_python")]
+
+
+def test_a_step_that_keeps_dying_is_unhealthy_and_healthy_again_when_it_stays(own: Container) -> None:
+    right = served.labels(own.address(8001))
+    (stub,) = stubs(own)
+    own.sh(f"kill -9 {stub}")
+    until(lambda: stubs(own) not in ([], [stub]), own.logs)
     own.wait_healthy()
+    assert served.labels(own.address(8001)) == right  # the client tries again while the step is away
+
+    def killed() -> bool:
+        for pid in stubs(own):
+            own.sh(f"kill -9 {pid}")
+        return str(own.state["Health"]["Status"]) == "unhealthy"
+
+    until(killed, own.logs, seconds=90)  # each restart comes later than the one before
+    assert own.http("GET", "/ready", port=8003)[0] == 503
+    own.wait_healthy(seconds=120)
+    assert served.labels(own.address(8001)) == right
+    assert own.http("GET", "/ready", port=8003)[0] == 200
+    assert "was brought back" in own.logs()
 
 
 def ask(url: str, text: str) -> str:
