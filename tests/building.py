@@ -1,6 +1,7 @@
 """Builds that take half a second: tiny checkpoints, ONNX Runtime, a handful of texts to judge them by."""
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from tritext import contract
 from tritext.build import BuildOptions, BuildResult, build
 from tritext.build.source import locate
 from tritext.errors import TritextError
+from tritext.manifest import MANIFEST, sha256
 from tritext.pipeline import Pipeline
 from tritext.progress import Progress
 from tritext.repository import BuiltModel
@@ -69,6 +71,14 @@ def answers(model: BuiltModel, **parameters: object) -> list[tuple[list[str], li
         labels = [label.decode() for label in trace.tensors["LABEL"][0]]
         found.append((labels, [round(float(score), 4) for score in trace.tensors["SCORE"][0]]))
     return found
+
+
+def record_anew(model: BuiltModel) -> None:
+    """Have the manifest say of every file what it is now, after a test has changed some."""
+    path = model.folder / MANIFEST
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["files"] = {each: sha256(model.repository / each) for each in values["files"]}
+    path.write_text(json.dumps(values), encoding="utf-8")
 
 
 def snapshot(folder: Path) -> dict[str, str]:

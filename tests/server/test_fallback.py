@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_serve_command import Start, finish, ready, start
 
-from building import JUDGED, TEXTS, make_checkpoint, quick_build
+from building import JUDGED, TEXTS, make_checkpoint, quick_build, record_anew
 from tritext import Client
 from tritext.build.gate import Bounds
 from tritext.engines.machine import processor_lacks
@@ -49,6 +49,7 @@ def disagree(model: BuiltModel, precisions: set[str]) -> None:
         replace(each, tolerance=1e-12) if each.precision in precisions else each for each in settings.variants
     )
     replace(settings, variants=variants).write(model.step("encoder"))
+    record_anew(model)
 
 
 def test_it_says_so_and_answers_as_the_checkpoint_does(model: BuiltModel, start: Start) -> None:
@@ -82,6 +83,7 @@ def test_where_no_way_to_run_it_agrees_the_server_does_not_start(model: BuiltMod
         ),
     }
     spoilers[spoil]()
+    record_anew(model)
     code, out, err = finish(start(model.repository))
     assert (code, out) == (1, "")
     (sentence,) = [line for line in err.splitlines() if line.startswith("error: ")]

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from test_serve_command import COMMAND, FREE, finish, ready
 
-from building import make_checkpoint, quick_build
+from building import make_checkpoint, quick_build, record_anew
 from tritext import Client
 from tritext.errors import InvalidInput, ServerFault
+from tritext.repository import committed
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,9 @@ def breakable(repository: Path, tmp_path: Path) -> Path:
         "    return _process(self, requests)\n"
         "TritonPythonModel.stage.process = broken\n"
     )
+    model = committed(copy, "texts")
+    assert model is not None
+    record_anew(model)
     return copy
 
 

@@ -18,7 +18,7 @@ import grpc
 import numpy as np
 import pytest
 
-from building import make_checkpoint, quick_build
+from building import make_checkpoint, quick_build, record_anew
 from tritext import Client
 from tritext.bench import load, metrics
 from tritext.bench.load import REFUSED, Run
@@ -64,6 +64,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     model = committed(folder / "repository", NAME)
     assert model is not None
     (model.step("encoder") / "model.py").write_text(SLOW_ENGINE, encoding="utf-8")
+    record_anew(model)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITEXT_TURNS", "off")
         with Server(
