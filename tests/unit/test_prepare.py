@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import planning
-from building import make_checkpoint, quick_build
+from building import make_checkpoint, quick_build, record_anew
 from planning import MACHINE, build_plan, prepared
 from tritext.cli import app
 from tritext.engines import gpu
@@ -274,9 +274,11 @@ def test_the_new_plan_is_asked_for_the_checkpoints_answers(
     stranger = plan_folder(quick_build(other, tmp_path / "strangers", engine="tensorrt").model)
     assert stranger is not None
     wrong.write_bytes((stranger / "model.onnx").read_bytes())
+    record_anew(built)
     try:
         with planning.standin(tmp_path), pytest.raises(preparing.WrongEngine, match="is wrong on this machine"):
             preparing.verify(done)
         assert not (folder / PLAN).exists()
     finally:
         wrong.write_bytes(whole)
+        record_anew(built)

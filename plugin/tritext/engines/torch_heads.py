@@ -61,7 +61,8 @@ class SentenceEncoder(PreTrainedModel):
         rows = torch.arange(segments.shape[0], device=segments.device)[:, None] * (segments.shape[1] + 1)
         texts = (rows + segments).reshape(-1)  # another number for each text
         members = (texts[None] == texts.index_select(0, first)[:, None]).float()
-        return members @ flat.float() / members.sum(-1, keepdim=True)
+        # A batch of one product: TensorRT (RTX 1.7) fails on the plain one where the hidden states come in half.
+        return (members[None] @ flat.float()[None])[0] / members.sum(-1, keepdim=True)
 
 
 def _pooled(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:
