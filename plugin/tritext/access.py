@@ -58,7 +58,7 @@ class Guard:
     def _is_good(self, value: object) -> bool:
         if not isinstance(value, str) or not value.lower().startswith(_SCHEME):
             return False
-        sent = sha256(value[len(_SCHEME) :].strip().encode()).digest()
+        sent = sha256(value[len(_SCHEME) :].strip().encode("utf-8", "surrogatepass")).digest()
         # All are compared, so that the time taken does not tell which one was near.
         return any([hmac.compare_digest(sent, digest) for digest in self._digests])  # noqa: C419
 

@@ -1,6 +1,8 @@
 """New builds while requests are answered: taken, gone back from, refused, removed."""
 
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +85,12 @@ def test_a_build_that_is_wrong_never_takes_the_place_of_a_good_one(running: Supe
     assert engine.name in state["refused"]
     assert seen.errors == []
     assert {answer for _, answer in seen.answers} == {right}
+    # Not even when Triton has to be started again while the wrong one is committed.
+    first = running.server.process.pid
+    os.kill(first, signal.SIGKILL)
+    until(lambda: any("answers again" in line for line in running.told), lambda: running.told, patience=90)
+    assert running.server.process.pid != first
+    assert ask(url, TEXT, "model") == right
     with pytest.raises(RepositoryError, match="missing or not as built"):
         release.rollback(repository, "model", old)
 

@@ -79,7 +79,7 @@ def remove(repository: Path, name: str) -> BuiltModel:
             each = BuiltModel(repository, name, build)
             for role in each.roles:
                 shutil.rmtree(each.step(role).parent, ignore_errors=True)
-    shutil.rmtree(repository / name)
+        shutil.rmtree(repository / name)
     return model
 
 

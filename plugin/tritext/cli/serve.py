@@ -175,7 +175,9 @@ def _run(console: Console, server: "Server", limits: Limits, *, as_json: bool) -
 
 
 def _say(console: Console, line: str) -> None:
-    console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    # Whoever read our messages may be gone, which rich takes for a reason to exit; the server goes on.
+    with suppress(OSError, ValueError, SystemExit):
+        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

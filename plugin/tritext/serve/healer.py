@@ -70,14 +70,19 @@ class Healer:
                 self._last[model.name] = time.monotonic()
 
     def _bring_back(self, model: BuiltModel, step: str, cause: str, what: str) -> None:
-        begun = time.monotonic()
+        begun, segments = time.monotonic(), self._server.segments
         self._status.down(model.name, f"{step} {what} and is being brought back")
         if delay := self._delay(step):
             times = f"It is number {len(self._ends[step])} within a minute"
             self._tell(f"{model.name}: {step} {what}. {times}, so the step is brought back in {delay:g} s.")
             if self._stopping.wait(delay):
                 return
+        if model not in self._server.models or segments != self._server.segments:
+            return  # another build answers by now, or another Triton
         self._restart(step)
+        if model not in self._server.models:
+            self._server.remote.start_unload(step)
+            return
         answered = self._answers(model)
         self._status.restarted(model.name, step, cause)
         after = "" if answered else ", but the model still does not answer"
@@ -103,7 +108,7 @@ class Healer:
         """Whether the whole model answers within some seconds; its status says so then."""
         deadline = time.monotonic() + _SETTLE
         while not self._stopping.is_set():
-            if self._server.answers(model):
+            if self._server.answers(model, timeout=max(0.5, deadline - time.monotonic())):
                 self._status.up(model.name)
                 return True
             if time.monotonic() > deadline:

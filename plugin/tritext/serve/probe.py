@@ -3,7 +3,6 @@
 import re
 import threading
 import time
-from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -18,7 +17,6 @@ from tritext.serve.status import Status
 from tritext.serve.steps import step_processes
 
 _PATIENCE: Final = 2.0  # seconds for an answer
-_FIRST_PATIENCE: Final = 10.0  # seconds for each step's first
 _STEP_PATIENCE: Final = 1.0  # seconds for one step's
 _IDLE: Final = 0.05  # of one core: who takes less while a request waits does not work on it
 _ENDLESS: Final = 60.0  # seconds that a step may compute without finishing a batch
@@ -29,13 +27,14 @@ _UNHEALTHY: Final = re.compile(r"Stub process '(?P<step>.+?)_\d+_\d+' is not hea
 
 
 class Probe:
-    """Of one model, which answers, in a thread of its own until `stop`; ServeError where a step of it does not."""
+    """Of one model, in a thread of its own until `stop`."""
 
     def __init__(self, server: Server, healer: Healer, status: Status, model: BuiltModel, *, every: float) -> None:
         self._server, self._healer, self._status, self._model, self._every = server, healer, status, model, every
         self._steps = ensemble.steps(model)
+        self._sample = ensemble.sample_arrays(model)
         self._stopping = threading.Event()
-        self._chain = Chain.walk(model, partial(server.remote.infer, timeout=_FIRST_PATIENCE))
+        self._chain: Chain | None = None
         self._silent_since: float | None = None
         self._calls: dict[str, int] = {}
         self.has_answered = True  # when it was last asked, be it with an error
@@ -48,13 +47,17 @@ class Probe:
     def _run(self) -> None:
         while not self._stopping.wait(self._every):
             if not self._healer.is_busy_with(self._model):
-                with suppress(ServeError):  # Triton said nothing to a question about a step: it is asked again soon
+                try:
                     self._ask()
+                except Exception as error:  # noqa: BLE001 - a model that nobody asks must not pass for one that answers
+                    self._status.down(self._model.name, f"it cannot be asked: {error}")
 
     def _ask(self) -> None:
         before, begun = self._work(), time.monotonic()
         try:
-            self._server.remote.infer(self._model.name, self._chain.sample, timeout=_PATIENCE)
+            self._server.remote.infer(self._model.name, self._sample, timeout=_PATIENCE)
+            if self._chain is None:
+                self._chain = Chain.walk(self._model, partial(self._server.remote.infer, timeout=_PATIENCE))
         except Silence:
             self._suspect(before, begun)
         except ServeError as error:
@@ -80,7 +83,7 @@ class Probe:
         if self._is_stale(begun):
             return
         self._status.down(self._model.name, error)
-        if found := _UNHEALTHY.search(error):
+        if (found := _UNHEALTHY.search(error)) and found["step"] in self._steps:
             self._heal(found["step"], "unhealthy", "does not answer Triton")
 
     def _suspect(self, before: dict[str, float], asked: float) -> None:
@@ -110,7 +113,7 @@ class Probe:
 
         None where there is no such step, or Triton itself does not answer.
         """
-        if not self._server.remote.alive(timeout=_STEP_PATIENCE):
+        if self._chain is None or not self._server.remote.alive(timeout=_STEP_PATIENCE):
             return None
         for step, inputs in self._chain.inputs.items():
             if step not in busy and self._is_silent(step, inputs):

@@ -5,6 +5,7 @@ Triton says that it is ready also where a step of a model is dead; this says wha
 
 import json
 import socket
+import socketserver
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
@@ -18,6 +19,7 @@ from tritext.serve.status import Status
 FLAG: Final = "--health-port"
 _PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 _JSON: Final = "application/json"
+_CALLERS: Final = 64
 
 Page = tuple[HTTPStatus, str, str]  # status, content type, body
 
@@ -29,7 +31,7 @@ class Readiness:
     """
 
     def __init__(self, status: Status, host: str, port: int) -> None:
-        family: Any = type("Server", (ThreadingHTTPServer,), {"address_family": _family(host), "daemon_threads": True})
+        family: Any = type("Server", (_Server,), {"address_family": _family(host)})
         handler = type("Handler", (_Handler,), {"pages": staticmethod(lambda path: _page(status, path))})
         try:
             self._server = family((host, port), handler)
@@ -74,6 +76,35 @@ def _code(*, is_ready: bool) -> HTTPStatus:
 
 def _family(host: str) -> int:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+class _Server(ThreadingHTTPServer):
+    """Takes so many callers at a time, hangs up on more, and says nothing of those that hang up themselves."""
+
+    daemon_threads = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._places = threading.BoundedSemaphore(_CALLERS)
+        super().__init__(*args, **kwargs)
+
+    def server_bind(self) -> None:
+        socketserver.TCPServer.server_bind(self)  # the library's own looks its name up, which may take seconds
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._places.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        del request, client_address
 
 
 class _Handler(BaseHTTPRequestHandler):

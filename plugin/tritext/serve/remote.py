@@ -23,6 +23,12 @@ Infer = Callable[[str, Arrays], Arrays]
 # The header that carries the key; gRPC puts its own words in front.
 KEY_HEADER: Final = "tritext-key"
 _GRPC_KEY_HEADER: Final = f"triton-grpc-protocol-{KEY_HEADER}"
+# Our own child, which is asked before it listens: try again soon, where the default waits up to two minutes.
+_RECONNECT: Final = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 500),
+)
 
 
 class Silence(ServeError):
@@ -104,7 +110,7 @@ class Remote(RemoteBase):
     ) -> None:
         super().__init__(timeout)
         # A proxy from the environment is never on the way to one's own child.
-        options = [("grpc.enable_http_proxy", 0), *(trust.channel_options if trust else ())]
+        options = [("grpc.enable_http_proxy", 0), *_RECONNECT, *(trust.channel_options if trust else ())]
         credentials = trust.credentials() if trust else None
         self._client: Any = triton.InferenceServerClient(url, creds=credentials, channel_args=options)
         self._headers = {_GRPC_KEY_HEADER: key, **access.headers(api_key)}
@@ -150,6 +156,8 @@ class Remote(RemoteBase):
         except (triton.InferenceServerException, grpc.RpcError) as error:
             status = error.status() if isinstance(error, triton.InferenceServerException) else None
             raise (Silence if status == "StatusCode.DEADLINE_EXCEEDED" else ServeError)(str(error)) from error
+        except ValueError as error:  # gRPC's word for a channel that is closed
+            raise ServeError(f"The connection is closed: {error}") from error
 
 
 def text(value: str) -> NDArray[np.object_]:

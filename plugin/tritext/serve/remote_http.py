@@ -86,7 +86,10 @@ class HttpRemote(RemoteBase):
             connection.close()
         if answer.status != http.client.OK:
             raise ServeError(f"[HTTP {answer.status}] {_said(content)}")
-        return json.loads(content) if content else None
+        try:
+            return json.loads(content) if content else {}
+        except ValueError as error:
+            raise ServeError(f"http://{self._netloc} answers with what is no JSON: {_said(content)[:100]}") from error
 
 
 def _listed(array: Any) -> list[Any]:

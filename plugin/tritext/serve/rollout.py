@@ -17,7 +17,7 @@ from typing import Final, Self
 from tritext.errors import RepositoryError, ServeError, TritextError
 from tritext.naming import step_name
 from tritext.progress import Silent
-from tritext.repository import BuiltModel, models
+from tritext.repository import CONFIG, BuiltModel, models
 from tritext.serve.chain import Chain
 from tritext.serve.check import check_engine
 from tritext.serve.prepare import prepare
@@ -43,7 +43,7 @@ class Rollouts:
     def __init__(self, server: Server, supervisor: Supervisor, tell: Tell, names: Sequence[str] | None = None) -> None:
         self._server, self._supervisor, self._tell, self._names = server, supervisor, tell, names
         self._stopping = threading.Event()
-        self._refused: dict[str, str] = {}  # model -> build
+        self._refused: dict[str, tuple[str, int]] = {}  # model -> build, and which commit of it
         self._incomplete: dict[str, float] = {}  # build -> when it was first seen
         self._missing: dict[str, int] = {}  # model -> looks
 
@@ -62,7 +62,7 @@ class Rollouts:
         while not self._stopping.wait(_EVERY):
             try:
                 self._look()
-            except (TritextError, OSError) as error:  # one look must not be the last
+            except Exception as error:  # noqa: BLE001 - one look must not be the last
                 self._tell(f"The repository cannot be followed now: {error}")
 
     def _look(self) -> None:
@@ -77,7 +77,7 @@ class Rollouts:
                 continue
             if old and old.build == model.build:
                 self._forgive(model)
-            elif self._refused.get(name) != model.build:
+            elif self._refused.get(name) != _commit(model):
                 self._take(model, old)
         if found:  # a repository without any model is a volume that is not mounted
             self._let_go([model for name, model in served.items() if name not in found])
@@ -94,7 +94,7 @@ class Rollouts:
         try:
             self._load_and_check(model)
             self._switch(model, old)
-        except TritextError as error:
+        except (TritextError, OSError) as error:
             self._refuse(model, str(error))
             return
         self._server.replace(old, model)
@@ -135,14 +135,21 @@ class Rollouts:
 
     def _switch(self, model: BuiltModel, old: BuiltModel | None) -> None:
         """By the configuration that was checked, whatever has been committed since."""
-        self._server.remote.load(model.name, model.config())
-        if not self._server.answers(model, timeout=_ANSWER):
+        remote = self._server.remote
+        try:
+            remote.load(model.name, model.config(), timeout=_LOAD)
+            answers = self._server.answers(model, timeout=_ANSWER)
+        except ServeError:
+            answers = False  # it may have switched all the same
+        if not answers:
             if old:
-                self._server.remote.load(model.name, old.config())
+                remote.load(old.name, old.config(), timeout=_LOAD)
+            else:
+                remote.start_unload(model.name)
             raise ServeError("its steps answer and its ensemble does not")
 
     def _refuse(self, model: BuiltModel, reason: str) -> None:
-        self._refused[model.name] = model.build
+        self._refused[model.name] = _commit(model)
         reason = reason.partition("\n")[0].rstrip(".")
         serving = next((m.build for m in self._server.models if m.name == model.name), None)
         goes_on = f"build {serving} goes on answering" if serving else "nothing answers in its place"
@@ -177,6 +184,14 @@ class Rollouts:
                 call()
             except ServeError as error:
                 self._tell(f"Triton does not let go of what is not served any more: {error}")
+
+
+def _commit(model: BuiltModel) -> tuple[str, int]:
+    """Tells a commit of `model` from another one, be it of the same build."""
+    try:
+        return model.build, (model.repository / model.name / CONFIG).stat().st_mtime_ns
+    except OSError:
+        return model.build, 0
 
 
 def _steps(model: BuiltModel) -> list[str]:

@@ -5,6 +5,7 @@ import os
 import secrets
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -31,6 +32,8 @@ from tritext.stages.told import ACCESS_LOG
 # How long Triton may take to exit once its models are gone. It would wait for idle keep-alive connections too.
 LINGER: Final = 3.0
 POLL: Final = 0.02
+_ALIVE: Final = 2.0  # seconds for Triton's own word that it lives
+_PATIENCE: Final = 30.0  # seconds for whatever says nothing else, once it is ready
 
 T = TypeVar("T")
 
@@ -80,6 +83,8 @@ class Server:
         self._fences: list[Fence] = []
         self._remote: RemoteBase | None = None
         self._serving = False
+        self._generation = 0  # how often Triton was started again
+        self._changing = threading.Lock()  # nobody starts what somebody else stops
         self._status: int | None = None
 
     def __enter__(self) -> Self:
@@ -162,13 +167,15 @@ class Server:
         """
         if self._process is not None:
             raise ServeError("This server was started before. Make another Server.")
-        verify(self.models)
+        verify(self.models, is_committed=self._generation == 0)
         installation = find()
         self._endpoints = self.protection.placed(claim(*self._wanted))
         self._log = Log(*self._log_to)
         key = secrets.token_urlsafe(24)
         segments = f"tritext_{os.getpid()}_{secrets.token_hex(4)}_"
-        names = [name for model in self.models for name in ensemble.loads(model)]
+        # As it is committed; or, once more, as it was served, whatever has been committed since and perhaps refused.
+        loads = ensemble.loads if self._generation == 0 else ensemble.steps
+        names = [name for model in self.models for name in loads(model)]
         extra = (*ensemble.backend_flags(self.models), *self.protection.flags(), *self._arguments)
         self._remote = self.protection.connect(self._endpoints, key)
         self._process = Process(
@@ -193,18 +200,21 @@ class Server:
         `timeout` seconds. The server then still has to be stopped.
         """
         deadline = time.monotonic() + timeout
-        while not _started(self._endpoints).open():
+        remote = _started(self._remote)
+        while not (_started(self._endpoints).open() and remote.alive(timeout=_ALIVE)):
             self._raise_if_failed(deadline, timeout)
         self._serving = True
-        remote = _started(self._remote)
         remote.timeout = max(1.0, deadline - time.monotonic())
         for model in self.models:
             try:
+                if self._generation:
+                    remote.load(model.name, model.config())
                 remote.infer(model.name, ensemble.sample_arrays(model))
             except ServeError as error:
                 raise self._failed(str(error)) from error
-        budget = BUDGET / len(self.models)
+        budget = BUDGET / max(1, len(self.models))
         self.checked = [check_engine(model, remote.infer, budget=budget) for model in self.models]
+        remote.timeout = _PATIENCE
 
     def _raise_if_failed(self, deadline: float, timeout: float) -> None:
         """Triton opens its ports when all models are loaded; until then, wait a little and look for trouble."""
@@ -224,13 +234,17 @@ class Server:
 
     def relaunch(self, timeout: float = 120.0) -> None:
         """End Triton, however it is, and start it again on the same ports; ServeError where it does not get ready."""
-        endpoints = self.endpoints
-        self._wanted = (endpoints.address, endpoints.grpc, endpoints.http, endpoints.metrics)
-        if self._process is not None:
-            self._process.end(0)
-            self._close()
-        self._process, self._serving = None, False
-        self.start()
+        with self._changing:
+            if self._status is not None:
+                raise ServeError("The server is being stopped.")
+            endpoints = self.endpoints
+            self._wanted = (endpoints.address, endpoints.grpc, endpoints.http, endpoints.metrics)
+            if self._process is not None:
+                self._process.end(0)
+                self._close()
+            self._process, self._serving = None, False
+            self._generation += 1
+            self.start()
         self.wait_ready(timeout)
 
     def replace(self, old: BuiltModel | None, new: BuiltModel | None) -> None:
@@ -266,9 +280,12 @@ class Server:
 
         0, or 1 where requests were cut off or Triton had ended by itself. Nothing of it is left in any case.
         """
-        if self._process is None or self._status is not None:
-            return self._status or 0
-        patience, self._status = 0.0, 1
+        with self._changing:
+            if self._status is not None or (self._process is None and not self._generation):
+                return self._status or 0
+            patience, self._status = 0.0, 1
+        if self._process is None:  # it could not be started again
+            return self._status
         try:
             if not self._serving:
                 self._status = int(self._process.ended)

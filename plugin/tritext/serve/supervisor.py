@@ -3,10 +3,11 @@
 import threading
 import time
 from collections import Counter
+from collections.abc import Container
 from types import TracebackType
 from typing import Final, Self
 
-from tritext.errors import ServeError
+from tritext.errors import ServeError, TritextError
 from tritext.repository import BuiltModel
 from tritext.serve import ensemble
 from tritext.serve.healer import Healer
@@ -21,6 +22,7 @@ _STOPPED_FOR: Final = 0.5  # seconds that a process may be stopped, as a debugge
 _DEAF_FOR: Final = 10.0  # seconds that Triton may say nothing at all
 _SHARE_OF_MEMORY: Final = 0.5  # of the machine's, for one step's process
 _BURIAL: Final = 5.0  # seconds that Triton has to remove a dead step's shared memory itself
+_JOIN: Final = 5.0  # seconds for the thread to end what it is at
 _RELAUNCHES: Final = 5  # in a row that fail, and we give up
 
 
@@ -60,8 +62,9 @@ class Supervisor:
     ) -> None:
         self._stopping.set()
         self.healer.stop()
-        for probe in self._probes.values():
+        for probe in list(self._probes.values()):
             probe.stop()
+        self._thread.join(timeout=_JOIN)
 
     def wait(self) -> None:
         """Wait until nothing more can be done: ServeError says why."""
@@ -95,7 +98,8 @@ class Supervisor:
             self._failure = error
         except Exception as error:  # noqa: BLE001 - a server that nobody watches must not pass for a watched one
             self._failure = ServeError(f"The supervisor failed: {type(error).__name__}: {error}.")
-        self._over.set()
+        finally:
+            self._over.set()
 
     def _look(self) -> None:
         if how := self._server.ended:
@@ -107,7 +111,8 @@ class Supervisor:
 
     def _is_deaf(self) -> bool:
         """Whether no model has answered for long, and Triton does not either. Dead ports accept connections too."""
-        if any(probe.has_answered for probe in self._probes.values()) or not self._probes:
+        probes = list(self._probes.values())
+        if any(probe.has_answered for probe in probes) or not probes:
             self._deaf_since = None
             return False
         now = time.monotonic()
@@ -122,6 +127,8 @@ class Supervisor:
 
     def _revive(self, what: str, cause: str) -> None:
         """Start Triton again; ServeError where that fails time and again."""
+        if self._stopping.is_set():
+            return
         self.status.outage(f"{what} and is started again")
         self._tell(f"{what}. It is started again.")
         for attempt in range(_RELAUNCHES):
@@ -129,10 +136,12 @@ class Supervisor:
             try:
                 self._server.relaunch()
                 break
-            except ServeError as error:
+            except TritextError as error:
+                if self._stopping.is_set():
+                    return
                 self._tell(f"It does not start: {error}")
                 if attempt == _RELAUNCHES - 1:
-                    raise
+                    raise ServeError(f"Triton cannot be started again. {error}") from error
                 if self._stopping.wait(2.0**attempt):
                     return
         self._deaf_since = None
@@ -143,20 +152,21 @@ class Supervisor:
 
     def _look_at_steps(self) -> None:
         """Find what is dead, stopped or too big; what hangs, the probes find."""
-        living = [process for process in self._processes if not process.is_gone]
-        if Counter(process.step for process in living) != self._wanted:
+        with self._lock:
+            steps, wanted = self._steps, self._wanted
+        living = [process for process in self._processes if not process.is_gone and process.step in steps]
+        if Counter(process.step for process in living) != wanted:
             gone = [process for process in self._processes if process.is_gone]
             ends = {process.step: process.how_it_ended() for process in gone}
             self._dead += [(time.monotonic(), process) for process in gone]
-            living = self._scan()
+            living = self._scan(steps)
             counts = Counter(process.step for process in living)
-            for step, count in self._wanted.items():
+            for step, count in wanted.items():
                 if counts[step] < count:
-                    self.healer.heal(self._steps[step], step, "died", ends.get(step, "has lost its process"))
+                    self.healer.heal(steps[step], step, "died", ends.get(step, "has lost its process"))
         self._clear_up()
         for process in living:
-            if model := self._steps.get(process.step):
-                self._judge(model, process)
+            self._judge(steps[process.step], process)
 
     def _clear_up(self) -> None:
         """Remove the shared memory of those that have been dead for a while, should Triton have left it."""
@@ -166,10 +176,10 @@ class Supervisor:
                 process.clear()
         self._dead = [(at, process) for at, process in self._dead if now <= at + _BURIAL]
 
-    def _scan(self) -> list[StepProcess]:
-        """Look for the processes anew: those of the models that are served."""
+    def _scan(self, steps: Container[str]) -> list[StepProcess]:
+        """Look for the processes of `steps` anew."""
         found = step_processes(self._server.segments)
-        self._processes = [process for process in found if process.step in self._steps and not process.is_gone]
+        self._processes = [process for process in found if process.step in steps and not process.is_gone]
         for process in self._processes:
             process.volunteer()
         return self._processes
