@@ -24,8 +24,8 @@ RUN --mount=type=secret,id=ca --mount=type=secret,id=pip --mount=type=cache,targ
 # What to install, as files of their own: a layer below depends on these lines and not on all of pyproject.toml.
 FROM ${CPU_BASE} AS requirements
 COPY pyproject.toml deploy/image/requirements.py /source/
-RUN mkdir /requirements && cd /requirements \
- && python3 /source/requirements.py /source/pyproject.toml serve > cpu.txt \
+WORKDIR /requirements
+RUN python3 /source/requirements.py /source/pyproject.toml serve > cpu.txt \
  && python3 /source/requirements.py /source/pyproject.toml serve -nvidia-pytriton > gpu.txt \
  && python3 /source/requirements.py /source/pyproject.toml build > builder.txt
 
@@ -118,7 +118,7 @@ LABEL org.opencontainers.image.title="tritext" \
       org.opencontainers.image.revision="${REVISION}"
 
 FROM cpu AS builder
-USER root
+USER 0:0
 RUN --mount=type=secret,id=ca --mount=type=secret,id=pip --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,from=tools,source=/tools,target=/tools \
     --mount=type=bind,from=requirements,source=/requirements/builder.txt,target=/requirements.txt \

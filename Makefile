@@ -26,6 +26,7 @@ test: lint types unit
 lint: .venv/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/hadolint Dockerfile
 
 types: .venv/.installed-dev
 	$(BIN)/mypy
