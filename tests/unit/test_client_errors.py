@@ -5,6 +5,7 @@ import pytest
 
 from tritext import Client, access
 from tritext.client.errors import BY_CODE, Context, affected, translate
+from tritext.client.retry import Refusal
 from tritext.client.security import Security
 from tritext.errors import (
     AccessDenied,
@@ -155,3 +156,9 @@ def test_files_for_tls(tmp_path: Path) -> None:
     ):
         with pytest.raises(InvalidInput, match=said):
             Security.load(**arguments)
+
+
+def test_a_model_whose_step_is_away_is_worth_another_try_and_an_unknown_one_is_not() -> None:
+    away = "Request for unknown model: 'spam' has no available versions"
+    assert Refusal.of("NOT_FOUND", away) == Refusal(is_broken=True)
+    assert Refusal.of("NOT_FOUND", "Request for unknown model: 'spam' is not found") is None

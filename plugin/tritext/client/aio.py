@@ -149,12 +149,18 @@ class AsyncClient(ClientBase):
         return False
 
     async def _ask_info(self, plan: Plan) -> ModelInfo:
-        request = wire.messages().ModelConfigRequest(name=plan.model)
-        pending = self._connected().ModelConfig(request, timeout=plan.limit.left(), metadata=self._metadata)
-        try:
-            return self._remember(plan, await self._answered(plan, pending))
-        except self._aio.AioRpcError as error:
-            raise self._failure(plan, error) from error
+        request, patience = wire.messages().ModelConfigRequest(name=plan.model), self._patience(plan)
+        while True:
+            pending = self._connected().ModelConfig(request, timeout=patience.left, metadata=self._metadata)
+            try:
+                response = await self._answered(plan, pending)
+            except self._aio.AioRpcError as error:
+                seconds = self._wait(error, patience)
+                if seconds is None:
+                    raise self._failure(plan, error) from error
+            else:
+                return self._remember(plan, response)
+            await self._asyncio.sleep(seconds)
 
     async def _answered(self, plan: Plan, pending: Any, items: range | None = None) -> Any:
         try:

@@ -142,6 +142,11 @@ class ClientBase:
             retries,
         )
 
+    @staticmethod
+    def _patience(plan: Plan) -> Patience:
+        """Of a request that is sent now for the first time."""
+        return Patience(time.monotonic() + plan.limit.left(), plan.retries)
+
     def _info_plan(self, model: str) -> Plan:
         return Plan(model, self.address, Limit(self._timeout), {})
 

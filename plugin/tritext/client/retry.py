@@ -15,7 +15,9 @@ from typing import Final
 _HINT: Final = re.compile(r"Try again in (\d+(?:\.\d+)?) s\b")
 _FULL: Final = re.compile(r"Exceeds maximum queue size")
 _BROKEN: Final = re.compile(
-    r"Stub process .* is not healthy|\bin ensemble .*(unknown model|not at ready state|no available versions)"
+    r"Stub process .* is not healthy|\bin ensemble .*unknown model"
+    # Of the step, or of the ensemble itself, which Triton calls so while a step of it is away.
+    r"|not at ready state|no available versions"
 )
 
 FIRST: Final = 0.1  # seconds

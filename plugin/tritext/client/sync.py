@@ -194,13 +194,18 @@ class Client(ClientBase):
             time.sleep(seconds)
 
     def _ask_info(self, plan: Plan) -> ModelInfo:
-        self._check_open()
-        request = wire.messages().ModelConfigRequest(name=plan.model)
-        try:
-            response = self._stub.ModelConfig(request, timeout=plan.limit.left(), metadata=self._metadata)
-        except self._grpc.RpcError as error:
-            raise self._failure(plan, error) from error
-        return self._remember(plan, response)
+        request, patience = wire.messages().ModelConfigRequest(name=plan.model), self._patience(plan)
+        while True:
+            self._check_open()
+            try:
+                response = self._stub.ModelConfig(request, timeout=patience.left, metadata=self._metadata)
+            except self._grpc.RpcError as error:
+                seconds = self._wait(error, patience)
+                if seconds is None:
+                    raise self._failure(plan, error) from error
+            else:
+                return self._remember(plan, response)
+            time.sleep(seconds)
 
 
 def _abandon(futures: list[Any]) -> None:
