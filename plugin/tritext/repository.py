@@ -86,12 +86,16 @@ class BuiltModel:
         """Of all its steps, the engine's where it is a model of its own."""
         return (*ROLES, ENGINE_ROLE) if self.step(ENGINE_ROLE).is_dir() else ROLES
 
-    def damage(self) -> list[str]:
-        """What is missing, not as it was built, or lies outside, as paths below the repository. Reads every file."""
+    def damage(self, *, is_committed: bool = True) -> list[str]:
+        """What is missing, not as it was built, or lies outside, as paths below the repository. Reads every file.
+
+        Where `is_committed` is False, another build may be.
+        """
         folder = self.repository / self.name
         files = {self.repository / path: digest for path, digest in self.manifest().files.items()}
         # Not among the files, for it is what a commit or a way back replaces.
-        files[folder / CONFIG] = files.get(self.folder / CONFIG, "")
+        if is_committed:
+            files[folder / CONFIG] = files.get(self.folder / CONFIG, "")
         root = self.repository.resolve()
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing lets go of the interpreter's lock
             whole = list(pool.map(lambda path: _is_whole(path, files[path], root), files))
@@ -114,8 +118,7 @@ def verify(models: Sequence[BuiltModel], *, is_committed: bool = True) -> None:
     Which build is committed does not matter where `is_committed` is False.
     """
     for model in models:
-        own = set() if is_committed else {f"{model.name}/{CONFIG}"}
-        if damage := [path for path in model.damage() if path not in own]:
+        if damage := model.damage(is_committed=is_committed):
             some = ", ".join(damage[:4]) + (f" and {len(damage) - 4} more" if len(damage) > 4 else "")
             raise RepositoryError(
                 f"{model.name} is not as it was built: {some} in {model.repository} missing or changed. Copy the "

@@ -55,13 +55,16 @@ def test_a_step_that_keeps_dying_is_unhealthy_and_healthy_again_when_it_stays(ow
     own.wait_healthy()
     assert served.labels(own.address(8001)) == right  # the client tries again while the step is away
 
+    said = set()
+
     def killed() -> bool:
         for pid in stubs(own):
             own.sh(f"kill -9 {pid}")
+        said.add(own.http("GET", "/ready", port=8003)[0])
         return str(own.state["Health"]["Status"]) == "unhealthy"
 
     until(killed, own.logs, seconds=90)  # each restart comes later than the one before
-    assert own.http("GET", "/ready", port=8003)[0] == 503
+    assert 503 in said  # it may be back since the check that Docker's word is from
     own.wait_healthy(seconds=120)
     assert served.labels(own.address(8001)) == right
     assert own.http("GET", "/ready", port=8003)[0] == 200

@@ -60,7 +60,7 @@ def rollback(repository: Path, name: str, build: str | None = None) -> BuiltMode
             f"Beside {current.build} there is: {others}."
         )
     model = BuiltModel(repository, name, wanted)
-    if damage := [path for path in model.damage() if path != f"{name}/{CONFIG}"]:
+    if damage := model.damage(is_committed=False):
         raise RepositoryError(f"Build {wanted} of {name} is missing or not as built: {', '.join(damage[:3])}.")
     with staging(repository, name) as staged:
         shutil.copy(model.folder / CONFIG, staged / CONFIG)

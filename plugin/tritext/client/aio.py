@@ -106,7 +106,7 @@ class AsyncClient(ClientBase):
                 if batch.failure is not None:
                     raise batch.failure
                 if batch.texts:
-                    patience = call.patience()
+                    patience = call.plan.patience()
                     window.append(_Pending(batch, patience, self._send(call, batch, patience)))
         finally:
             for pending in window:
@@ -149,7 +149,7 @@ class AsyncClient(ClientBase):
         return False
 
     async def _ask_info(self, plan: Plan) -> ModelInfo:
-        request, patience = wire.messages().ModelConfigRequest(name=plan.model), self._patience(plan)
+        request, patience = wire.messages().ModelConfigRequest(name=plan.model), plan.patience()
         while True:
             pending = self._connected().ModelConfig(request, timeout=patience.left, metadata=self._metadata)
             try:

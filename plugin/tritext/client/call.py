@@ -68,6 +68,10 @@ class Plan:
         if self.retries is not None and (not isinstance(self.retries, int) or self.retries < 0):
             raise InvalidInput(f"retries is {self.retries}. Give a whole number, 0 for none.")
 
+    def patience(self) -> Patience:
+        """Of a request that is sent now for the first time."""
+        return Patience(time.monotonic() + self.limit.left(), self.retries)
+
     def context(self, items: range | None = None) -> Context:
         """For messages; `items` are the request's, None where it is the call's only one."""
         return Context(self.address, self.model, self.limit.seconds, items)
@@ -81,10 +85,6 @@ class Call:
         self.plan: Final = plan
         self.batcher: Final = Batcher(min(plan.batch_size, max(1, info.max_batch_size)))
         self._encoder = _encoder(plan, self._task)
-
-    def patience(self) -> Patience:
-        """Of a request that is sent now for the first time."""
-        return Patience(time.monotonic() + self.plan.limit.left(), self.plan.retries)
 
     def request(self, batch: Batch, left: float) -> Any:
         """The ModelInferRequest for `batch`; InvalidInput where it holds pairs for a task of single texts, or not.
@@ -141,11 +141,6 @@ class ClientBase:
             IN_FLIGHT if in_flight is None else in_flight,
             retries,
         )
-
-    @staticmethod
-    def _patience(plan: Plan) -> Patience:
-        """Of a request that is sent now for the first time."""
-        return Patience(time.monotonic() + plan.limit.left(), plan.retries)
 
     def _info_plan(self, model: str) -> Plan:
         return Plan(model, self.address, Limit(self._timeout), {})

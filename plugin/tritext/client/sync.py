@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from threading import Event
@@ -140,7 +140,7 @@ class Client(ClientBase):
                 if batch.failure is not None:
                     raise batch.failure
                 if batch.texts:
-                    patience = call.patience()
+                    patience = call.plan.patience()
                     window.append(_Pending(batch, patience, self._send(call, batch, patience)))
         finally:
             _abandon([pending.future for pending in window])
@@ -179,32 +179,32 @@ class Client(ClientBase):
 
     def _ask_once(self, call: Call, batch: Batch) -> list[Any]:
         """The only batch of a call, without the thread that a future costs: 0.15 ms less."""
-        patience = call.patience()
-        while True:
-            self._check_open()
-            left = patience.left
-            try:
-                response = self._stub.ModelInfer(call.request(batch, left), timeout=left, metadata=self._metadata)
-            except self._grpc.RpcError as error:
-                seconds = self._wait(error, patience)
-                if seconds is None:
-                    raise self._failure(call.plan, error) from error
-            else:
-                return call.results(response, batch)
-            time.sleep(seconds)
+        return call.results(
+            self._insist(
+                call.plan,
+                lambda left: self._stub.ModelInfer(call.request(batch, left), timeout=left, metadata=self._metadata),
+            ),
+            batch,
+        )
 
     def _ask_info(self, plan: Plan) -> ModelInfo:
-        request, patience = wire.messages().ModelConfigRequest(name=plan.model), self._patience(plan)
+        request = wire.messages().ModelConfigRequest(name=plan.model)
+        return self._remember(
+            plan,
+            self._insist(plan, lambda left: self._stub.ModelConfig(request, timeout=left, metadata=self._metadata)),
+        )
+
+    def _insist(self, plan: Plan, ask: Callable[[float], Any]) -> Any:
+        """What `ask` gives, which is told the seconds left, after as many tries as are worth it."""
+        patience = plan.patience()
         while True:
             self._check_open()
             try:
-                response = self._stub.ModelConfig(request, timeout=patience.left, metadata=self._metadata)
+                return ask(patience.left)
             except self._grpc.RpcError as error:
                 seconds = self._wait(error, patience)
                 if seconds is None:
                     raise self._failure(plan, error) from error
-            else:
-                return self._remember(plan, response)
             time.sleep(seconds)
 
 

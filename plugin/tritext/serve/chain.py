@@ -6,7 +6,6 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from tritext.naming import step_name
 from tritext.repository import BuiltModel
 from tritext.serve import ensemble
 from tritext.serve.remote import Arrays, Infer
@@ -32,8 +31,3 @@ class Chain:
             inputs[step.model_name] = sent
             tensors |= {name: answer[own] for own, name in step.output_map.items()}
         return cls(model, sample, inputs)
-
-    def role(self, step: str) -> str:
-        """What `step` does in the model."""
-        roles = {step_name(self.model.name, role, self.model.build): role for role in self.model.roles}
-        return roles.get(step, step)

@@ -47,9 +47,9 @@ def sample_arrays(model: BuiltModel) -> Arrays:
     return {name: text(value) for name, value in sample(model).items()}
 
 
-def steps(model: BuiltModel) -> set[str]:
-    """The Triton names of the steps of `model`."""
-    return {step_name(model.name, role, model.build) for role in model.roles}
+def steps(model: BuiltModel) -> list[str]:
+    """The Triton names of the steps of `model`, in the order in which a request meets them."""
+    return [step_name(model.name, role, model.build) for role in model.roles]
 
 
 def loads(model: BuiltModel) -> list[str]:
@@ -60,7 +60,7 @@ def loads(model: BuiltModel) -> list[str]:
 
 def native_steps(models: Sequence[BuiltModel]) -> list[str]:
     """The Triton names of the steps that Triton runs without Python: they see no parameters, and so no API key."""
-    folders = [model.repository / step_name(model.name, role, model.build) for model in models for role in model.roles]
+    folders = [model.repository / step for model in models for step in steps(model)]
     return sorted(folder.name for folder in folders if read_config(folder).backend != "python")
 
 

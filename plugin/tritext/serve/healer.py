@@ -42,12 +42,11 @@ class Healer:
     def is_busy_with(self, model: BuiltModel) -> bool:
         """Whether a step of `model` is being brought back."""
         with self._lock:
-            return bool(self._busy & ensemble.steps(model))
+            return not self._busy.isdisjoint(ensemble.steps(model))
 
     def has_touched(self, model: BuiltModel, since: float) -> bool:
         """Whether a step of `model` is being brought back, or was after `since` (monotonic)."""
-        with self._lock:
-            return bool(self._busy & ensemble.steps(model)) or self._last.get(model.name, since) > since
+        return self.is_busy_with(model) or self._last.get(model.name, since) > since
 
     def heal(self, model: BuiltModel, step: str, cause: str, what: str) -> None:
         """Bring `step` of `model` back, which `what`, in words; `cause` is one word for it. Returns at once."""

@@ -3,7 +3,7 @@
 import http.client
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import numpy as np
@@ -12,8 +12,6 @@ from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 from tritext import access
 from tritext.errors import ServeError
 from tritext.serve.remote import KEY_HEADER, Arrays, RemoteBase, Silence
-
-_STATISTICS: Final = "execution_count"
 
 
 class HttpRemote(RemoteBase):
@@ -34,7 +32,7 @@ class HttpRemote(RemoteBase):
     def calls(self, model: str) -> int:
         """How many batches `model` has computed since it was loaded."""
         found = self._ask("GET", f"/v2/models/{quote(model)}/stats")
-        return sum(int(each[_STATISTICS]) for each in found["model_stats"])
+        return sum(int(each["execution_count"]) for each in found["model_stats"])
 
     def alive(self, *, timeout: float) -> bool:
         """Whether Triton itself says within `timeout` seconds that it lives."""

@@ -15,9 +15,9 @@ from types import TracebackType
 from typing import Final, Self
 
 from tritext.errors import RepositoryError, ServeError, TritextError
-from tritext.naming import step_name
 from tritext.progress import Silent
 from tritext.repository import CONFIG, BuiltModel, models
+from tritext.serve import ensemble
 from tritext.serve.chain import Chain
 from tritext.serve.check import check_engine
 from tritext.serve.prepare import prepare
@@ -127,7 +127,7 @@ class Rollouts:
             # the ensemble, loads the step once more.
             compileall.compile_dir(model.step(role), quiet=2)
         with self._server.expecting_errors():
-            for step in _steps(model)[::-1]:
+            for step in ensemble.steps(model)[::-1]:
                 remote.load(step, timeout=_LOAD)
             infer = partial(remote.infer, timeout=_ANSWER)
             check_engine(model, infer)
@@ -155,7 +155,7 @@ class Rollouts:
         goes_on = f"build {serving} goes on answering" if serving else "nothing answers in its place"
         self._tell(f"{model.name}: build {model.build} is refused, {goes_on}: {reason}.")
         self._supervisor.status.refuse(model.name, model.build, reason)
-        for step in _steps(model):
+        for step in ensemble.steps(model):
             self._quietly(partial(self._server.remote.start_unload, step))
 
     def _let_go(self, gone: list[BuiltModel]) -> None:
@@ -173,7 +173,7 @@ class Rollouts:
 
     def _retire(self, model: BuiltModel) -> None:
         """Unload the steps of a build that no ensemble names, each when the one before it has finished."""
-        for step in _steps(model):
+        for step in ensemble.steps(model):
             if self._stopping.wait(_HAND_OVER):
                 return
             self._quietly(partial(self._server.remote.unload, {step}, time.monotonic() + _FINISH))
@@ -187,13 +187,8 @@ class Rollouts:
 
 
 def _commit(model: BuiltModel) -> tuple[str, int]:
-    """Tells a commit of `model` from another one, be it of the same build."""
+    """Tells a commit of `model` from the one before, be it of the same build: it renames a new file into place."""
     try:
-        return model.build, (model.repository / model.name / CONFIG).stat().st_mtime_ns
+        return model.build, (model.repository / model.name / CONFIG).stat().st_ino
     except OSError:
         return model.build, 0
-
-
-def _steps(model: BuiltModel) -> list[str]:
-    """Triton's names of the steps of `model`, in the order in which a request meets them."""
-    return [step_name(model.name, role, model.build) for role in model.roles]

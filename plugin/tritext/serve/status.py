@@ -62,11 +62,6 @@ class Status:
             if model in self._models:
                 self._models[model].ready, self._models[model].reason = False, reason
 
-    def is_up(self, model: str) -> bool:
-        """Whether `model` answered when it was last asked."""
-        with self._lock:
-            return model in self._models and self._models[model].ready
-
     def refuse(self, model: str, build: str, reason: str) -> None:
         """`build` of `model` is committed and not fit to serve; what served before still does."""
         with self._lock:
