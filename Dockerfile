@@ -8,14 +8,15 @@
 # layer keeps: --secret id=ca,src=ca.pem --secret id=pip,src=pip.conf
 # BuildKit builds only the stages that a target needs; nothing here is fetched from a registry but the bases.
 ARG CPU_BASE=python:3.12-slim-bookworm
-ARG GPU_BASE=nvcr.io/nvidia/tritonserver:25.10-py3
+# The first in which all holes are mended that NVIDIA had named by November 2026 (security bulletin 5875).
+ARG GPU_BASE=nvcr.io/nvidia/tritonserver:26.07-py3
 
 # --- what builds the images and is in none of them ---------------------------------------------------------------
 
 # pip and hatchling in the versions of constraints.txt, whatever the base brings; apart, because pip takes what it
 # sees for installed.
 FROM ${CPU_BASE} AS tools
-COPY constraints.txt deploy/image/with-secrets deploy/image/install /tools/
+COPY constraints.txt deploy/image/with-secrets deploy/image/install deploy/image/tensorrt-bindings /tools/
 RUN --mount=type=secret,id=ca --mount=type=secret,id=pip --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv /opt/bootstrap \
  && /tools/with-secrets /opt/bootstrap/bin/pip install -c /tools/constraints.txt --target /tools/pip pip \
@@ -37,11 +38,12 @@ RUN --mount=type=secret,id=ca --mount=type=secret,id=pip --mount=type=cache,targ
 
 # NVIDIA's image has Triton and TensorRT, but not TensorRT's Python side, whose version must be the library's.
 FROM ${GPU_BASE} AS gpu-dependencies
-ARG TENSORRT_BINDINGS=tensorrt-cu13-bindings==10.13.3.9
+ARG TENSORRT_BINDINGS=
 RUN --mount=type=secret,id=ca --mount=type=secret,id=pip --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,from=tools,source=/tools,target=/tools \
     --mount=type=bind,from=requirements,source=/requirements/gpu.txt,target=/requirements.txt \
-    /tools/install -c /tools/constraints.txt -r /requirements.txt "${TENSORRT_BINDINGS}"
+    bindings=${TENSORRT_BINDINGS:-$(/tools/tensorrt-bindings)} \
+ && /tools/install -c /tools/constraints.txt -r /requirements.txt "${bindings}"
 
 # The package: the only stage that sees the source. What it leaves in /package is laid over /opt/tritext.
 FROM cpu-dependencies AS package

@@ -10,9 +10,14 @@ from docker_engine import ROOT, container, docker, inspect, run
 
 
 @pytest.fixture(scope="module")
-def gpu(base: str) -> str:
-    """The `gpu` image, on a base without NVIDIA's software: all of it but what NVIDIA brings."""
-    return images.build("gpu", base)
+def gpu(base: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The `gpu` image, on a base that has the names of NVIDIA's files and not what is in them."""
+    library, name = "/usr/lib/x86_64-linux-gnu/libnvinfer.so.10.13.3", f"{images.REPOSITORY}:nvidia"
+    context = tmp_path_factory.mktemp("nvidia")
+    lines = f"FROM {base}\nRUN mkdir -p /usr/local/cuda-13.0 {Path(library).parent} && touch {library}\n"
+    (context / "Dockerfile").write_text(lines, encoding="utf-8")
+    docker("build", f"--tag={name}", context)
+    return images.build("gpu", base, arguments=[f"--build-arg=GPU_BASE={name}"])
 
 
 def test_the_image_says_what_it_is_and_how_to_run_it(image: str) -> None:
@@ -80,6 +85,8 @@ def test_the_gpu_image_has_tensorrts_bindings_and_no_triton_of_its_own(gpu: str,
     names = "'tensorrt_bindings', 'pytriton', 'torch'"
     script = f"from importlib.util import find_spec; print(*[find_spec(name) is not None for name in ({names})])"
     assert docker("run", "--rm", "--entrypoint=python3", gpu, "-c", script) == "True False False"
+    version = "from importlib.metadata import version; print(version('tensorrt-cu13-bindings'))"
+    assert docker("run", "--rm", "--entrypoint=python3", gpu, "-c", version).startswith("10.13.3.")
     done = run("run", "--rm", "--read-only", "--tmpfs=/tmp", f"--volume={repository}:/repository:ro", gpu)
     assert done.returncode != 0
     assert "There is no tritonserver" in done.stderr
