@@ -35,7 +35,7 @@ def requests(served: Served, lengths: Lengths, batch_size: int) -> Traffic:
     drawn = lengths.draw(1024, 0, 3, served.info.max_length)
     texts = texts_of(drawn, lambda some: served.count(some, {}), 0)
     counts = served.count(texts, {})
-    return traffic(served.name, {}, texts, counts, batch_size=batch_size, max_length=served.info.max_length)
+    return traffic(served.encoder({}), texts, counts, batch_size=batch_size, max_length=served.info.max_length)
 
 
 def one_round(bare: Bare, served: Served, sent: dict[str, Traffic], metrics_url: str) -> dict[str, Any]:

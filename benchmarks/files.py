@@ -101,7 +101,7 @@ def rounds_on(served: Served, folder: Path, lines: int) -> tuple[list[dict[str, 
     """Every round's figures, and the command on the whole file."""
     texts = texts_of(Lengths().draw(1024, 0, 3, served.info.max_length), lambda some: served.count(some, {}), 0)
     counts = served.count(texts, {})
-    sent = traffic(served.name, {}, texts, counts, batch_size=BATCH_SIZE, max_length=served.info.max_length)
+    sent = traffic(served.encoder({}), texts, counts, batch_size=BATCH_SIZE, max_length=served.info.max_length)
     part = max(1, lines // 5)
     few, all_lines = written(folder, texts, part), written(folder, texts, lines)
     rounds = []

@@ -116,7 +116,7 @@ def requests(served: Served) -> Traffic:
     """One text a request, of mixed lengths."""
     texts = texts_of(Lengths().draw(1024, 0, 3, served.info.max_length), lambda some: served.count(some, {}), 0)
     counts = served.count(texts, {})
-    return traffic(served.name, {}, texts, counts, batch_size=1, max_length=served.info.max_length)
+    return traffic(served.encoder({}), texts, counts, batch_size=1, max_length=served.info.max_length)
 
 
 def one_round(names: Sequence[str], setups: Mapping[str, Setup], seed: int) -> dict[str, Any]:

@@ -119,7 +119,7 @@ class Subject:
         lengths = np.full(512, self._length)
         texts = texts_of(lengths, lambda some: served.count(some, {}), 0)
         counts = served.count(texts, {})
-        sent = traffic(served.name, {}, texts, counts, batch_size=batch_size, max_length=served.info.max_length)
+        sent = traffic(served.encoder({}), texts, counts, batch_size=batch_size, max_length=served.info.max_length)
         return measure(served, sent, Closed(callers), self._conditions, None).client
 
     def _account(self) -> tuple[float, float]:

@@ -10,17 +10,23 @@ from typing import Any
 
 import pytest
 
+import checkpoints
 from building import make_checkpoint, quick_build
+from checkpoints import ARCHITECTURES, SEQUENCE, Head
 from tritext import Client
+from tritext.build.checkpoint import Overrides
 from tritext.serve import Server
 
-COMMAND = [sys.executable, "-c", "from tritext.cli import main; main()", "bench", "single", "--texts", "64"]
+COMMAND = [sys.executable, "-c", "from tritext.cli import main; main()", "bench", "--texts", "64"]
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bench")
     quick_build(make_checkpoint(folder / "checkpoint"), folder / "repository", "single", max_batch_size=16)
+    labels = Head(SEQUENCE, ("contradiction", "neutral", "entailment"))
+    inference = checkpoints.make(folder / "inference", ARCHITECTURES["bert"], labels)
+    quick_build(inference, folder / "repository", "nli", overrides=Overrides(task="zero-shot-classification"))
     return folder / "repository"
 
 
@@ -31,8 +37,9 @@ def server(repository: Path) -> Iterator[Server]:
         yield server
 
 
-def bench(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    done = subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, timeout=120, check=False, text=True)
+def bench(*arguments: object, model: str = "single") -> "subprocess.CompletedProcess[str]":
+    line = [*COMMAND, model, *map(str, arguments)]
+    done = subprocess.run(line, capture_output=True, timeout=120, check=False, text=True)
     assert "Traceback" not in done.stderr
     return done
 
@@ -75,6 +82,16 @@ def test_all_texts_have_the_length_that_was_asked_for_and_the_model_counts_the_s
     level = found["results"][0]
     assert (level["requests"], found["texts"]["median"], found["texts"]["longest"]) == (20, 16, 16)
     assert level["tokens_per_second"] == pytest.approx(16 * level["texts_per_second"])
+
+
+def test_lists_that_a_task_needs_go_with_every_request(server: Server) -> None:
+    load = ("--url", server.grpc_url, "--metrics-url", server.metrics_url, "--requests", 20, "--warmup", 0, "--json")
+    found = document(bench(*load, "--param", "candidate_labels=food,politics", model="nli"))
+    assert found["parameters"] == {"candidate_labels": "food,politics"}
+    assert [level["failed"] for level in found["results"]] == [{}] * 3
+    without = bench(*load, model="nli")
+    assert without.returncode == 2
+    assert "needs candidate_labels" in without.stderr
 
 
 def test_parameters_reach_the_model(server: Server) -> None:

@@ -90,7 +90,7 @@ def served(server: Server) -> Served:
 @pytest.fixture(scope="module")
 def requests(served: Served) -> Traffic:
     counts = served.count(TEXTS, {})
-    return traffic(NAME, {}, TEXTS, counts, batch_size=BATCH, max_length=served.info.max_length)
+    return traffic(served.encoder({}), TEXTS, counts, batch_size=BATCH, max_length=served.info.max_length)
 
 
 def under(served: Served, requests: Traffic, rate: float, seconds: float) -> Run:

@@ -7,6 +7,7 @@ from tritonclient.grpc import service_pb2
 
 from fake_triton import strings
 from tritext.bench.traffic import Traffic, traffic
+from tritext.client.codec import RequestEncoder
 from tritext.errors import InvalidInput
 
 TEXTS = [f"text {number}" for number in range(5)]
@@ -14,7 +15,9 @@ COUNTS = [10, 20, 30, 40, 500]
 
 
 def made(items: Any, counts: list[int], **options: Any) -> Traffic:
-    return traffic("spam", {"top_k": 2}, items, counts, **{"batch_size": 1, "max_length": 512, **options})
+    return traffic(
+        RequestEncoder("spam", {"top_k": 2}), items, counts, **{"batch_size": 1, "max_length": 512, **options}
+    )
 
 
 def sent(payload: bytes) -> tuple[str, int, list[list[str]]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from tritext.bench.traffic import Item, Traffic, traffic
 from tritext.client.options import Scalar
 from tritext.client.security import Security
 from tritext.errors import InvalidInput, Unavailable
+
+_SHORTEST: Final = "a"
+_QUESTION: Final = "What is said here?"
 
 
 class Progress(Protocol):
@@ -67,14 +70,8 @@ def run(plan: Plan, address: str, metrics_url: str, progress: Progress, security
         )
     items = plan.texts or _made(plan, served)
     counts = served.count(items, plan.parameters)
-    sent = traffic(
-        plan.name,
-        plan.parameters,
-        items,
-        counts,
-        batch_size=plan.batch_size,
-        max_length=served.info.max_length,
-    )
+    encoder = served.encoder(plan.parameters)
+    sent = traffic(encoder, items, counts, batch_size=plan.batch_size, max_length=served.info.max_length)
     found = {"texts": len(items), **_spread(counts)}
     progress.done("{texts:,} texts; median {median}, 95th percentile {p95}, longest {longest} tokens".format(**found))
     counters = _counters_at(metrics_url, served, progress)
@@ -97,11 +94,21 @@ def _under(
     return measured
 
 
-def _made(plan: Plan, served: Served) -> list[str]:
+def _made(plan: Plan, served: Served) -> list[Item]:
     """Texts of the lengths that are wanted, as far as the model reads them."""
-    special = served.count([""], {})[0]
-    lengths = plan.lengths.draw(plan.count, plan.conditions.seed, special + 1, served.info.max_length)
-    return texts_of(lengths, lambda texts: served.count(texts, {}), plan.conditions.seed)
+
+    def count(texts: Sequence[str]) -> list[int]:
+        return served.count([_item(served, text) for text in texts], plan.parameters)
+
+    shortest = count([_SHORTEST])[0]
+    lengths = plan.lengths.draw(plan.count, plan.conditions.seed, shortest, served.info.max_length)
+    return [_item(served, text) for text in texts_of(lengths, count, plan.conditions.seed)]
+
+
+def _item(served: Served, text: str) -> Item:
+    """`text` as the model takes it: with a question before it where it answers questions about texts."""
+    texts = served.task.texts
+    return (_QUESTION, text) if len(texts) == 2 and not texts[1].optional else text
 
 
 def _spread(counts: Sequence[int]) -> dict[str, int]:

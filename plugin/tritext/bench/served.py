@@ -18,6 +18,7 @@ from tritext.bench.load import Failed
 from tritext.bench.metrics import Steps
 from tritext.bench.traffic import Item, Traffic, cut
 from tritext.client import Client, wire
+from tritext.client.call import Limit, Plan, encoder
 from tritext.client.codec import Malformed, RequestEncoder, decode
 from tritext.client.errors import Context, not_understood, translate
 from tritext.client.options import Scalar
@@ -45,9 +46,13 @@ class Served:
         self.task = task_named(self.info.task)
         self.steps = Steps(*(step_name(name, role, self.info.build) for role in ROLES))
 
+    def encoder(self, parameters: Mapping[str, Scalar]) -> RequestEncoder:
+        """Makes its requests; InvalidInput where `parameters` lack one of the inputs that all texts share."""
+        return encoder(Plan(self.name, self.address, Limit(self.timeout), parameters), self.task)
+
     def count(self, items: Sequence[Item], parameters: Mapping[str, Scalar]) -> list[int]:
         """The tokens of each item before truncation, asked of the server. Only its tokenizer step runs for this."""
-        encoder = RequestEncoder(self.name, {**parameters, contract.COUNT_ONLY: True})
+        encoder = self.encoder({**parameters, contract.COUNT_ONLY: True})
         counts: list[int] = []
         grpc = wire.grpc()
         with wire.open_channel(grpc, self.address, self.security.credentials) as channel:

@@ -1,13 +1,12 @@
 """What a benchmark sends: requests that were serialised once, and what each of them weighs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import cast
 
 from tritext.client.batching import Batch, Batcher, Texts
 from tritext.client.codec import RequestEncoder
-from tritext.client.options import Scalar
 
 Item = str | tuple[str, str]
 
@@ -27,19 +26,12 @@ class Traffic:
 
 
 def traffic(
-    model: str,
-    parameters: Mapping[str, Scalar],
-    items: Sequence[Item],
-    counts: Sequence[int],
-    *,
-    batch_size: int,
-    max_length: int,
+    encoder: RequestEncoder, items: Sequence[Item], counts: Sequence[int], *, batch_size: int, max_length: int
 ) -> Traffic:
     """Requests of `batch_size` texts (or pairs) each that hold all `items`; the last is filled up from the first.
 
     `counts` are the items' tokens before truncation to `max_length`.
     """
-    encoder = RequestEncoder(model, parameters)
     size = -(-len(items) // batch_size) * batch_size
     batches = list(cut(list(islice(cycle(items), size)), batch_size))
     counted = [_counted(batch, counts) for batch in batches]

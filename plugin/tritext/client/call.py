@@ -84,7 +84,7 @@ class Call:
         self._task: Final = _task(plan, info)
         self.plan: Final = plan
         self.batcher: Final = Batcher(min(plan.batch_size, max(1, info.max_batch_size)))
-        self._encoder = _encoder(plan, self._task)
+        self._encoder = encoder(plan, self._task, ids=token_hex(4))
 
     def request(self, batch: Batch, left: float) -> Any:
         """The ModelInferRequest for `batch`; InvalidInput where it holds pairs for a task of single texts, or not.
@@ -202,8 +202,11 @@ def _task(plan: Plan, info: ModelInfo) -> "Task":
     return task
 
 
-def _encoder(plan: Plan, task: "Task") -> RequestEncoder:
-    """An option that is named as one of the task's inputs travels as that tensor, the rest as parameters."""
+def encoder(plan: Plan, task: "Task", *, ids: str = "") -> RequestEncoder:
+    """An option that is named as one of the task's inputs travels as that tensor, the rest as parameters.
+
+    InvalidInput where an input is missing; `ids` as in `RequestEncoder`.
+    """
     sent, shared = dict(plan.parameters), {}
     for tensor in task.shared:
         if (value := sent.pop(tensor.name.lower(), None)) is not None:
@@ -214,7 +217,7 @@ def _encoder(plan: Plan, task: "Task") -> RequestEncoder:
                 "strings, the same for all texts of a call."
             )
     names = [tensor.name for tensor in task.texts]
-    return RequestEncoder(plan.model, sent, (names[0], names[-1]), shared, ids=token_hex(4))
+    return RequestEncoder(plan.model, sent, (names[0], names[-1]), shared, ids=ids)
 
 
 def _row(name: str, value: object) -> Sequence[str]:
