@@ -1,14 +1,16 @@
 """From a request's tensors to the rows that are encoded for it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from tritext import contract
 from tritext.errors import InvalidInput
 from tritext.text.inputs import TextInput
+from tritext.text.windows import Windows
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -26,6 +28,21 @@ class Rows:
     of: Sequence[int] | None = None
     carried: Arrays = field(default_factory=dict)
     names: tuple[str, ...] = (contract.TEXT.name, contract.TEXT_PAIR.name)
+    windows: Windows | None = None
+
+    def row(self, index: int) -> int:
+        """The request's row that the text at `index` is for."""
+        return index if self.of is None else self.of[index]
+
+    def repeated(self, counts: Sequence[int]) -> "Rows":
+        """Each text as often as `counts` [M] says."""
+        source = np.repeat(np.arange(len(counts)), counts)
+        return replace(
+            self,
+            texts=[self.texts[index] for index in source],
+            of=[self.row(index) for index in source.tolist()],
+            carried={name: array[source] for name, array in self.carried.items()},
+        )
 
 
 def one_each(inputs: Arrays) -> Rows:
