@@ -1,5 +1,7 @@
 """Long texts in windows: classes of the whole, and entities that no border cuts."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -221,3 +223,19 @@ def test_what_cannot_be_is_refused_with_its_place(served: Served) -> None:
     ):
         with pytest.raises(InvalidInput, match=sentence):
             served.infer(name, inputs, truncation="window", **parameters)
+
+
+def test_a_build_of_before_answers_on_and_says_that_it_has_no_windows(served: Served, tmp_path: Path) -> None:
+    shutil.copytree(served.repository, tmp_path / "r")
+    for name in ("texts", "tokens"):
+        old = model(tmp_path / "r", name)
+        expected = InProcess(Pipeline.load(old))(["A text"])["SCORE"]
+        for role in ("tokenizer", "postprocess"):
+            path = old.step(role) / "settings.json"
+            values = json.loads(path.read_text(encoding="utf-8"))
+            del values["most_rows"]
+            path.write_text(json.dumps(values), encoding="utf-8")
+        ask = InProcess(Pipeline.load(old))
+        np.testing.assert_array_equal(ask(["A text"])["SCORE"], expected)
+        with pytest.raises(InvalidInput, match="built by an older tritext and makes no windows"):
+            ask(["A text"], truncation="window")
