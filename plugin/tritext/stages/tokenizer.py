@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -27,7 +27,9 @@ from tritext.stages.base import (
 from tritext.stages.estimate import Estimate
 from tritext.tasks import task_named
 from tritext.tasks.inputs import Rows
+from tritext.text.inputs import TextInput
 from tritext.text.tokenizer import Encoded, TextTokenizer
+from tritext.text.windows import Cuts, Windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +37,6 @@ class _Job:
     rows: Rows
     parameters: Parameters
     is_encoded: bool
-
-    def row(self, index: int) -> int:
-        """The request's row that the text at `index` is for."""
-        return index if self.rows.of is None else self.rows.of[index]
 
 
 class TokenizerStage:
@@ -74,18 +72,44 @@ class TokenizerStage:
         """Token ids [N, L] and what the task carries, padded to the longest text of each request."""
         refusals = self._refusals(requests)
         jobs = [refusal or self._judge(request) for request, refusal in zip(requests, refusals, strict=True)]
-        good = [job for job in jobs if isinstance(job, _Job)]
-        texts = [text for job in good for text in job.rows.texts]
-        sides = [job.parameters.truncation for job in good for _ in job.rows.texts]
+        whole = [job for job in jobs if isinstance(job, _Job) and job.rows.windows is None]
+        encoded = iter(self._whole(whole))
+        answers: list[Answer | TritextError] = []
+        for job in jobs:
+            if not isinstance(job, _Job):
+                answers.append(job)
+            elif job.rows.windows is None:
+                answers.append(self._answer(job, [next(encoded) for _ in job.rows.texts]))
+            else:
+                answers.append(self._windowed(job, job.rows.windows))
+        return answers
+
+    def _whole(self, jobs: Sequence[_Job]) -> list[Encoded]:
+        """One row for each text of `jobs`."""
+        texts = [text for job in jobs for text in job.rows.texts]
+        sides = [job.parameters.truncation for job in jobs for _ in job.rows.texts]
         begun = time.monotonic()
         encoded = self._tokenizer.encode(texts, sides)
+        self._learn(texts, encoded, begun)
+        self.counts[TRUNCATIONS] += sum(row.truncated for row in encoded)
+        return encoded
+
+    def _windowed(self, job: _Job, windows: Windows) -> Answer | InvalidInput:
+        begun = time.monotonic()
+        texts = self._tokenizer.windowed(job.rows.texts, windows)
+        self._learn(job.rows.texts, [text.whole for text in texts], begun)
+        for index, text in enumerate(texts):
+            if not text.cuts.is_possible:
+                return _no_room(job.rows, index, text.cuts)
+        counts = [len(text.cuts) for text in texts]
+        if sum(counts) > self._settings.most_rows:
+            return _too_many(sum(counts), self._settings.most_rows, "less text")
+        rows = [text.window(number) for text in texts for number in range(len(text.cuts))]
+        return self._answer(replace(job, rows=job.rows.repeated(counts)), rows)
+
+    def _learn(self, texts: Sequence[TextInput], encoded: Sequence[Encoded], begun: float) -> None:
         if self.gate and texts:
             self._estimate.learn(texts, encoded, time.monotonic() - begun)
-        self.counts[TRUNCATIONS] += sum(row.truncated for row in encoded)
-        rows = iter(encoded)
-        return [
-            self._answer(job, [next(rows) for _ in job.rows.texts]) if isinstance(job, _Job) else job for job in jobs
-        ]
 
     def _refusals(self, requests: Sequence[Request]) -> list[Overloaded | None]:
         """Which of `requests` could not be begun in time. Cheap: nothing is decoded or tokenized for this."""
@@ -99,15 +123,22 @@ class TokenizerStage:
                 refusals.append(Overloaded(str(refusal), misses_deadline=refusal.timeout is not None))
             else:
                 refusals.append(None)
-                pressure.add(*self._estimate.of(request.inputs.values()))
+                pressure.add(*self._estimate.of(request.inputs.values(), is_whole=self._is_windowed(request)))
         return refusals
+
+    def _is_windowed(self, request: Request) -> bool:
+        """Whether nothing of its texts is cut."""
+        sent = request.parameters.get("truncation", self._settings.defaults.get("truncation"))
+        return self._task.windows and str(sent).lower() == "window"
 
     def _judge(self, request: Request) -> _Job | InvalidInput:
         try:
             read = parameters.parse(self._task.parameters, request.parameters, self._settings.defaults)
             rows = self._task.rows(request.inputs, self._settings, read)
             if len(rows.texts) > contract.MOST_ROWS:
-                return _too_many(len(rows.texts))
+                return _too_many(len(rows.texts), contract.MOST_ROWS, "fewer texts")
+            if rows.windows and not self._settings.most_rows:
+                return InvalidInput("This model was built by an older tritext and makes no windows. Build it again.")
             if self.deadlines and request.timeout and request.id:
                 self.deadlines.note(request.id, request.timeout)
             return _Job(rows, read, is_encoded=contract.COUNT_ONLY not in request.parameters)
@@ -119,7 +150,7 @@ class TokenizerStage:
             for index, each in enumerate(encoded):
                 if job.parameters.truncation == "error" and each.truncated:
                     return self._too_long(job, index, each.count)
-                self._task.check(each.input_ids, job.row(index), self._settings)
+                self._task.check(each.input_ids, job.rows.row(index), self._settings)
         except InvalidInput as error:
             return error
         if self.gate and job.is_encoded:
@@ -127,12 +158,12 @@ class TokenizerStage:
         return {**self._padded(encoded), **_report(encoded, job.rows), **job.rows.carried}
 
     def _too_long(self, job: _Job, index: int, count: int) -> InvalidInput:
-        names = [f"{name}[{job.row(index)}]" for name in job.rows.names]
+        names = [f"{name}[{job.rows.row(index)}]" for name in job.rows.names]
         is_pair = isinstance(job.rows.texts[index], tuple)
         what = f"{names[0]} and {names[1]} together have" if is_pair else f"{names[0]} has"
         return InvalidInput(
             f"{what} {count} tokens, this model takes {self._settings.max_length}. Send less, or send the parameter "
-            "truncation=right or truncation=left."
+            f"truncation=right{', truncation=window' if self._task.windows else ''} or truncation=left."
         )
 
     def _padded(self, rows: list[Encoded]) -> Answer:
@@ -153,25 +184,36 @@ class TokenizerStage:
 
 
 def _report(encoded: Sequence[Encoded], rows: Rows) -> Answer:
-    """TOKEN_COUNT and TRUNCATED [N, 1] and, where a row may have become several, ROW [M, 1].
+    """TOKEN_COUNT and TRUNCATED [N, 1] and, where a row may have become several, ROW [M, 1] and WINDOW [M, 2].
 
     Of several it is the longest, and whether any was cut.
     """
-    of = np.arange(len(encoded)) if rows.of is None else np.asarray(rows.of)
+    of = np.arange(len(encoded), dtype=np.int32) if rows.of is None else np.asarray(rows.of, dtype=np.int32)
     counts, truncated = np.zeros((of[-1] + 1, 1), np.int32), np.zeros((of[-1] + 1, 1), np.bool_)
     np.maximum.at(counts[:, 0], of, [each.count for each in encoded])
     np.logical_or.at(truncated[:, 0], of, [each.truncated for each in encoded])
     return {
         contract.TOKEN_COUNT.name: counts,
         contract.TRUNCATED.name: truncated,
-        contract.ROW.name: of.astype(np.int32)[:, None],
+        contract.ROW.name: of[:, None],
+        contract.WINDOW.name: np.stack([of, np.array([each.own for each in encoded], np.int32)], axis=1),
     }
 
 
-def _too_many(rows: int) -> InvalidInput:
+def _too_many(rows: int, most: int, less: str) -> InvalidInput:
     return InvalidInput(
-        f"The request's texts make {rows} rows for the model, and {contract.MOST_ROWS} are the most. Send fewer texts "
-        "a request."
+        f"The request's texts make {rows} rows for the model, and {most} are the most. Send {less} a request."
+    )
+
+
+def _no_room(rows: Rows, index: int, cuts: Cuts) -> InvalidInput:
+    where = f"{rows.names[isinstance(rows.texts[index], tuple)]}[{rows.row(index)}]"
+    if cuts.room <= 0:
+        return InvalidInput(
+            f"{rows.names[0]}[{rows.row(index)}] leaves none of a window's tokens to {where}. Send a shorter one."
+        )
+    return InvalidInput(
+        f"The stride of {cuts.stride} tokens is too large: a window has {cuts.room} of {where}. Send a smaller one."
     )
 
 

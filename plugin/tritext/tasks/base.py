@@ -34,14 +34,14 @@ class Task:
     suffix: ClassVar[str] = ""
     has_labels: ClassVar[bool] = True
     # Tensors. `inputs` and `outputs` are the client's; what the tokenizer stage finds out is `carried` to the
-    # postprocess stage, which also reads those of `inputs` that are `echoed`.
+    # postprocess stage, a row for each that is encoded.
     inputs: ClassVar[tuple[Tensor, ...]] = (contract.TEXT,)
     carried: ClassVar[tuple[Tensor, ...]] = ()
-    echoed: ClassVar[tuple[Tensor, ...]] = ()
     logits: ClassVar[Tensor] = contract.LOGITS
     outputs: ClassVar[tuple[Tensor, ...]]
     per: ClassVar[Per] = "text"
-    expands: ClassVar[bool] = False  # a text may become several rows
+    expands: ClassVar[bool] = False  # a text becomes several rows
+    windows: ClassVar[bool] = False  # it does where a request asks for that
     cut: ClassVar[Cut] = "longest_first"  # which text of a pair is cut
     parameters: ClassVar[type[Parameters]]
     # Of the client: what a text's answer is, and what is made of each of its K entries, of `outputs` in order.
@@ -86,8 +86,8 @@ class Task:
     def answer(self, logits: FloatArray, arrays: Arrays, settings: TaskSettings, parameters: Any) -> dict[str, Any]:
         """One request's `outputs`, by tensor name.
 
-        `logits` are as the encoder gave them, [M, C], or [M, L, C] per token or mask (FP32); `arrays` has what was
-        carried and echoed.
+        `logits` are as the encoder gave them, [M, C], or [M, L, C] per token or mask (FP32); `arrays` has what
+        was carried.
         """
         raise NotImplementedError
 
@@ -122,6 +122,11 @@ class Task:
         if pair is not None:
             inputs[contract.TEXT_PAIR.name] = column([pair])
         return inputs, {"truncation": "right"}
+
+
+def firsts(of: NDArray[np.int32]) -> NDArray[np.intp]:
+    """Where the rows of each text begin, [N]; `of` [M], ascending, says which of N texts each of M rows is of."""
+    return np.flatnonzero(np.diff(of, prepend=-1))
 
 
 def column(texts: Sequence[str]) -> NDArray[np.object_]:

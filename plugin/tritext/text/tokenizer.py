@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from tritext import contract
 from tritext.parameters import Truncation
 from tritext.text.inputs import TextInput
 from tritext.text.truncation import SPECIAL, Cut, kept
+from tritext.text.windows import Cuts, Windows
 
 _SPACE: Final = ord(" ")
 _MUCH: Final = 100_000  # characters: some 20 ms of work
@@ -25,7 +26,9 @@ _IS_SAID: Final = _PARALLELISM in os.environ  # whoever starts us may know bette
 class Encoded:
     """One text as the model will see it; L tokens, at most the model's maximum.
 
-    `count` is the number of tokens before truncation. `offsets` [L, 2] and `kinds` [L] are None unless asked for.
+    `count` is the number of tokens before truncation, `own` how many of them no other window of the text answers for,
+    1 where there are no windows. `offsets` [L, 2] and `kinds` [L] are None unless asked for; of a pair they are those
+    of the second text, and tokens of the first are SPECIAL.
     """
 
     input_ids: NDArray[np.int32]
@@ -34,6 +37,29 @@ class Encoded:
     truncated: bool
     offsets: NDArray[np.int32] | None = None
     kinds: NDArray[np.uint8] | None = None
+    own: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Windowed:
+    """One text as the windows that `cuts` tells, of the `whole` text. There may be very many, so each is made late."""
+
+    whole: Encoded
+    cuts: Cuts
+
+    def window(self, number: int) -> Encoded:
+        """One of them; its `count` is the whole text's, none of which is lost."""
+        picked, own = self.cuts[number], self.cuts.own(number)
+        whole = self.whole
+        return Encoded(
+            whole.input_ids[picked],
+            whole.token_type_ids[picked],
+            whole.count,
+            truncated=False,
+            offsets=None if whole.offsets is None else whole.offsets[picked],
+            kinds=None if whole.kinds is None else _kinds(whole.kinds, picked, own),
+            own=len(own),
+        )
 
 
 class TextTokenizer:
@@ -58,33 +84,63 @@ class TextTokenizer:
 
     def encode(self, texts: Sequence[TextInput], sides: Sequence[Truncation]) -> list[Encoded]:
         """Encode `texts`, cutting each at its side of `sides` where it is too long ("error" is cut right)."""
-        _spread(sum(len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in texts))
-        return [self._finish(*item) for item in zip(self._encoded(texts), texts, sides, strict=True)]
+        return [
+            self._finish(encoding, text, self._kept(encoding, side))
+            for encoding, text, side in zip(self._encoded(texts), texts, sides, strict=True)
+        ]
+
+    def windowed(self, texts: Sequence[TextInput], windows: Windows) -> list[Windowed]:
+        """Encode `texts` in full, each of them once, and say where the windows of each lie."""
+        length = min(windows.length or self._max_length, self._max_length)
+        return [
+            Windowed(
+                self._finish(encoding, text, slice(None)),
+                Cuts.of(_sequences(encoding), length, windows.stride, is_pair=isinstance(text, tuple)),
+            )
+            for encoding, text in zip(self._encoded(texts), texts, strict=True)
+        ]
 
     def _encoded(self, texts: Sequence[TextInput]) -> list[Encoding]:
         """`texts` in full; where pairs share their texts, each of those is tokenized once."""
+        _spread(sum(len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in texts))
         encode = self._tokenizer.encode_batch if self._with_offsets else self._tokenizer.encode_batch_fast
         pairs = [text for text in texts if isinstance(text, tuple)]
         parts = list(dict.fromkeys(part for pair in pairs for part in pair))
         if len(pairs) < len(texts) or len(parts) > len(pairs) + 1:
             encodings: list[Encoding] = encode(list(texts))
             return encodings
-        alone = dict(zip(parts, encode(parts, add_special_tokens=False), strict=True))
+        processor = self._tokenizer.post_processor
+        self._tokenizer.post_processor = None  # a byte-level one trims offsets, and would do so twice
+        try:
+            alone = dict(zip(parts, encode(parts, add_special_tokens=False), strict=True))
+        finally:
+            self._tokenizer.post_processor = processor
         return [self._tokenizer.post_process(alone[first], alone[second]) for first, second in pairs]
 
-    def _finish(self, encoding: Encoding, text: TextInput, side: Truncation) -> Encoded:
+    def _kept(self, encoding: Encoding, side: Truncation) -> slice | NDArray[np.intp]:
+        if len(encoding) <= self._max_length:
+            return slice(None)
+        return kept(_sequences(encoding), self._max_length, side, self._cut)
+
+    def _finish(self, encoding: Encoding, text: TextInput, picked: slice | NDArray[np.intp]) -> Encoded:
         count = len(encoding)
-        picked: Any = slice(None)
-        if count > self._max_length:
-            picked = kept(_sequences(encoding), self._max_length, side, self._cut)
+        is_cut = not isinstance(picked, slice)
         ids = np.array(encoding.ids, dtype=np.int32)[picked]
         types = np.array(encoding.type_ids, dtype=np.int32)[picked]
         if self._words is None:
-            return Encoded(ids, types, count, count > self._max_length)
+            return Encoded(ids, types, count, is_cut)
         offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)[picked]
-        special = np.array(encoding.special_tokens_mask, dtype=np.bool_)[picked]
-        kinds = self._words.kinds(text if isinstance(text, str) else text[0], ids, offsets, special)
-        return Encoded(ids, types, count, count > self._max_length, offsets, kinds)
+        special = (_sequences(encoding) != int(isinstance(text, tuple)))[picked]
+        offsets[special] = 0
+        kinds = self._words.kinds(text if isinstance(text, str) else text[1], ids, offsets, special)
+        return Encoded(ids, types, count, is_cut, offsets, kinds)
+
+
+def _kinds(kinds: NDArray[np.uint8], picked: NDArray[np.intp], own: NDArray[np.intp]) -> NDArray[np.uint8]:
+    """Of the tokens `picked`, of which the window answers for its `own`."""
+    elsewhere = (kinds[picked] != contract.SPECIAL) & ~np.isin(picked, own, assume_unique=True)
+    found: NDArray[np.uint8] = kinds[picked] + contract.ELSEWHERE * elsewhere.astype(np.uint8)
+    return found
 
 
 def _sequences(encoding: Encoding) -> NDArray[np.int8]:
