@@ -53,6 +53,18 @@ def choice(*allowed: str) -> Rule:
     return Rule("one of " + ", ".join(allowed), parse)
 
 
+def up_to(most: int) -> Rule:
+    """A whole number from 1 to `most`."""
+
+    def parse(value: object) -> int:
+        number = _count(value)
+        if number > most:
+            raise ValueError
+        return number
+
+    return Rule(f"a whole number from 1 to {most}", parse)
+
+
 def _integer(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise TypeError

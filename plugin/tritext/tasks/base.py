@@ -95,6 +95,10 @@ class Task:
         """Logits [..., C] to scores [..., C] as a request without parameters gets them."""
         raise NotImplementedError
 
+    def judged(self, logits: Sequence[FloatArray]) -> FloatArray:
+        """Texts' logits, [C] each or [L, C], as rows [R, C] of which each decides something by itself."""
+        return np.concatenate([np.atleast_2d(each) for each in logits])
+
     def decisions(self, logits: FloatArray, settings: TaskSettings) -> tuple[NDArray[Any], FloatArray]:
         """What each row of `logits` [R, C] decides, and by what margin; empty arrays where nothing is decided."""
         del settings
