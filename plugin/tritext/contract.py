@@ -46,11 +46,16 @@ LOGITS: Final = Tensor("logits", "FP32", (-1,))
 TOKEN_LOGITS: Final = Tensor("logits", "FP32", (-1, -1), ragged=True)
 # Where each token lies in the text, in Unicode code points: start and end.
 OFFSETS: Final = Tensor("offsets", "INT32", (-1, 2), ragged=True)
-# One of WORD_START, SUBWORD and SPECIAL for each token.
+# One of WORD_START, SUBWORD and SPECIAL for each token; ELSEWHERE is added where a window overlaps a neighbour that
+# knows more of what is around the token.
 TOKEN_KIND: Final = Tensor("token_kind", "UINT8", (-1,), ragged=True)
 
 # Where a text becomes several rows: the request's row that each of them is for.
 ROW: Final = Tensor("ROW", "INT32", (1,))
+# The same, and how many of the text's tokens a window is the one to answer for.
+WINDOW: Final = Tensor("window", "INT32", (2,))
+# The text, with the first of its rows; the others have "".
+WHOLE_TEXT: Final = Tensor("text", "BYTES", (1,))
 
 # Rows that one request may become.
 MOST_ROWS: Final = 16_384
@@ -58,6 +63,7 @@ MOST_ROWS: Final = 16_384
 WORD_START: Final = 0
 SUBWORD: Final = 1
 SPECIAL: Final = 2
+ELSEWHERE: Final = 4
 
 ENCODER_INPUTS: Final = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)
 REPORT: Final = (TOKEN_COUNT, TRUNCATED)
@@ -76,3 +82,6 @@ COUNT_ONLY: Final = "tritext-count-only"
 
 TEXT_CLASSIFICATION: Final = "text-classification"
 TOKEN_CLASSIFICATION: Final = "token-classification"  # noqa: S105 - no password
+
+# Those that take a text in windows, where a request asks for it.
+TAKE_WINDOWS: Final = (TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION)

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
+from tritext import contract
 from tritext.errors import InvalidInput
 
-Truncation = Literal["error", "right", "left"]
+Truncation = Literal["error", "right", "left", "window"]
 
 # Triton's own request parameters, and headers that a server may be set up to forward as parameters. A header
 # name with a hyphen is told from ours by that alone.
@@ -65,6 +66,18 @@ def up_to(most: int) -> Rule:
     return Rule(f"a whole number from 1 to {most}", parse)
 
 
+_side: Final = choice("error", "right", "left")
+
+
+def _truncation(value: object) -> str:
+    if isinstance(value, str) and value.lower() == "window":
+        raise InvalidInput(
+            "Parameter truncation is 'window', which this model's task does not take: "
+            f"{' and '.join(contract.TAKE_WINDOWS)} do. Send error, right or left."
+        )
+    return str(_side.parse(value))
+
+
 def _integer(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise TypeError
@@ -83,6 +96,13 @@ def _top_k(value: object) -> int | None:
 def _count(value: object) -> int:
     number = _integer(value)
     if number < 1:
+        raise ValueError
+    return number
+
+
+def _tokens(value: object) -> int:
+    number = _integer(value)
+    if number < 0:
         raise ValueError
     return number
 
@@ -124,6 +144,8 @@ BOOLEAN: Final = Rule("true or false", _boolean)
 STRING: Final = Rule("a string", _string)
 COUNT: Final = Rule("a whole number of at least 1", _count)
 TOP_K: Final = Rule('a whole number of at least 1, or "all"', _top_k)
+TOKENS: Final = Rule("a whole number of tokens, 0 or more", _tokens)
+TRUNCATION: Final = Rule(_side.expects, _truncation)
 PROBABILITY: Final = Rule("a number from 0 to 1", _probability)
 NAMES: Final = Rule('names separated by commas, or a JSON list of strings such as ["O", "MISC"]', _names)
 
@@ -132,7 +154,15 @@ NAMES: Final = Rule('names separated by commas, or a JSON list of strings such a
 class Parameters:
     """What every task takes. ``truncation``: what to do with a text longer than the model's maximum."""
 
-    truncation: Truncation = parameter("right", choice("error", "right", "left"))
+    truncation: Truncation = parameter("right", TRUNCATION)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowParameters(Parameters):
+    """``truncation``: also ``window``, for windows that share ``stride`` tokens with their neighbours."""
+
+    truncation: Truncation = parameter("right", choice("error", "right", "left", "window"))
+    stride: int | None = parameter(None, TOKENS)
 
 
 P = TypeVar("P", bound=Parameters)

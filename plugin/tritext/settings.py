@@ -48,6 +48,7 @@ class TaskSettings(_Stored):
     mask_id: int | None = None  # only where answers are for mask tokens
     options: Mapping[str, Any] = field(default_factory=dict)  # what else the task is told at build
     lengths: tuple[int, ...] = ()  # each request is padded up to one of them; where there are none, to its longest text
+    most_rows: int = 0  # that a request may become; 0 in older builds, which make no windows
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hard_texts import PAIRS, SINGLE
+from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 import checkpoints
@@ -41,21 +43,30 @@ def test_windows_are_those_of_transformers(architecture: str, tmp_path: Path) ->
             found = ours.windowed(items, Windows(stride, length))
             for item, text in zip(items, found, strict=True):
                 windows = [text.window(number) for number in range(len(text.cuts))]
-                check(windows, expected(theirs, item, length, stride), part=int(isinstance(item, tuple)))
+                check(windows, expected(theirs, item, length, stride), item)
                 assert {window.count for window in windows} == {len(theirs([item], verbose=False)["input_ids"][0])}
+                assert np.concatenate([owned(window) for window in windows]).tolist() == owned(text.whole).tolist()
+                assert [window.own for window in windows] == [len(owned(window)) for window in windows]
 
 
-def check(windows: Sequence[Encoded], wanted: Any, part: int) -> None:
-    """`part` is the text that is split, 0 or 1."""
+def owned(window: Encoded) -> NDArray[np.int32]:
+    """The tokens that a window answers for."""
+    assert window.kinds is not None
+    return window.input_ids[window.kinds <= contract.SUBWORD]
+
+
+def check(windows: Sequence[Encoded], wanted: Any, item: TextInput) -> None:
+    text, part = (item[1], 1) if isinstance(item, tuple) else (item, 0)
     assert [window.input_ids.tolist() for window in windows] == wanted["input_ids"]
     if "token_type_ids" in wanted:  # where the model takes them: RoBERTa's are wrong in all windows but the first
         assert [window.token_type_ids.tolist() for window in windows] == wanted["token_type_ids"]
     assert not any(window.truncated for window in windows)
     for number, window in enumerate(windows):
         mine = [sequence == part for sequence in wanted.sequence_ids(number)]
-        places = zip(wanted["offset_mapping"][number], mine, strict=True)
         assert window.offsets is not None
-        assert window.offsets.tolist() == [list(place) if own else [0, 0] for place, own in places]
+        places = [each for each, is_mine in zip(wanted["offset_mapping"][number], mine, strict=True) if is_mine]
+        assert window.offsets[mine].tolist() == [list(place) for place in places]
+        assert not window.offsets[np.logical_not(mine)].any()
         assert window.kinds is not None
         assert (window.kinds != contract.SPECIAL).tolist() == mine
 

@@ -74,15 +74,15 @@ def check_chain(ensemble: ModelConfig) -> None:
     assert there == read | outputs, "a wire leads nowhere"
 
 
-def check_steps(ensemble: ModelConfig, steps: dict[str, ModelConfig]) -> None:
+def check_steps(ensemble: ModelConfig, steps: dict[str, ModelConfig], most_rows: int = contract.MOST_ROWS) -> None:
     """Names, types and dims are the same at both ends of each wire, and every tensor of a step has one."""
-    expands = TASKS[ensemble.parameters["task"].string_value].expands
+    task = TASKS[ensemble.parameters["task"].string_value]
     wires = signatures(ensemble.input) | signatures(ensemble.output)
     optional = {tensor.name for tensor in ensemble.input if tensor.optional}
     for step in ensemble.ensemble_scheduling.step:
         config = steps[step.model_name]
-        most = contract.MOST_ROWS if expands and "_tokenizer_" not in step.model_name else ensemble.max_batch_size
-        assert config.max_batch_size == most > 0
+        grows = (task.expands or task.windows) and "_tokenizer_" not in step.model_name
+        assert config.max_batch_size == (most_rows if grows else ensemble.max_batch_size) > 0
         assert step.model_version == -1
         for mapped, tensors in ((step.input_map, config.input), (step.output_map, config.output)):
             assert set(mapped) == {tensor.name for tensor in tensors}
@@ -92,7 +92,9 @@ def check_steps(ensemble: ModelConfig, steps: dict[str, ModelConfig]) -> None:
 
 
 def plan(task: str, inputs: tuple[str, ...]) -> Plan:
-    settings = TaskSettings(task, ("négatif", 'a "quoted" one'), None, 128, inputs, 0, 1, options=OPTIONS)
+    settings = TaskSettings(
+        task, ("négatif", 'a "quoted" one'), None, 128, inputs, 0, 1, options=OPTIONS, most_rows=contract.MOST_ROWS
+    )
     return Plan("some.model", "0123abcd", settings, Artefact("model.onnx", ("model.onnx",), "encoder_python", {}), 32)
 
 
@@ -130,7 +132,10 @@ def planned(task: str, template: str) -> Plan:
     recipe = Recipe(("model.onnx",), "", inputs, "fp16", shapes_values(shapes))
     artefact = Artefact("model.onnx", ("model.onnx",), template, {})
     rows = 16 if isinstance(shapes, Buckets) else 256
-    return replace(plan(task, INPUTS), artefact=artefact, recipe=recipe, max_batch_size=rows)
+    made = replace(plan(task, INPUTS), artefact=artefact, recipe=recipe, max_batch_size=rows)
+    if isinstance(shapes, Buckets):
+        made = replace(made, settings=replace(made.settings, most_rows=rows))
+    return made
 
 
 @pytest.mark.parametrize("task", [name for name, task in TASKS.items() if not task.expands and task.per != "mask"])
@@ -139,7 +144,7 @@ def test_a_plan_in_the_ensemble(task: str) -> None:
     for config in configs.values():
         check_tensors(config)
     check_chain(configs["ensemble"])
-    check_steps(configs["ensemble"], {configs[role].name: configs[role] for role in ROLES})
+    check_steps(configs["ensemble"], {configs[role].name: configs[role] for role in ROLES}, most_rows=16)
     encoder = configs["encoder"]
     assert encoder.platform == "tensorrt_plan"
     assert encoder.max_batch_size == configs["ensemble"].max_batch_size == 16

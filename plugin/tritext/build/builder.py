@@ -129,7 +129,7 @@ class _Builder:
         graph = encoders.export(settings, examples)
         settings = replace(settings, encoder_inputs=step_inputs(graph))
         encoder = encoders.make(graph, settings)
-        settings = replace(settings, lengths=encoder.lengths)
+        settings = replace(settings, lengths=encoder.lengths, most_rows=encoder.most_rows)
         shutil.rmtree(scratch)
         write_steps(staged, settings, tokenizer, encoder.artefact)
         self._progress.step("Compare with the checkpoint")

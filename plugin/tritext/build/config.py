@@ -75,12 +75,14 @@ def configurations(plan: Plan) -> dict[str, ModelConfig]:
         if role == "encoder" and plan.artefact.config is not None:
             config.MergeFrom(plan.artefact.config)
         config.name = step_name(plan.name, role, plan.build)
-        grows = task.expands and role != "tokenizer"  # what the tokenizer makes of N rows must fit the steps behind it
-        config.max_batch_size = contract.MOST_ROWS if grows else plan.max_batch_size
+        # What the tokenizer makes of N rows must fit the steps behind it.
+        grows = (task.expands or task.windows) and role != "tokenizer"
+        config.max_batch_size = plan.settings.most_rows if grows else plan.max_batch_size
         if role == "encoder" and config.instance_group:
             config.instance_group[0].count = plan.instances
         preferred = config.dynamic_batching.preferred_batch_size if config.HasField("dynamic_batching") else []
-        preferred[:] = sorted({min(size, config.max_batch_size) for size in preferred})  # Triton refuses larger ones
+        most = config.max_batch_size if task.expands else plan.max_batch_size  # Triton refuses larger ones
+        preferred[:] = sorted({min(size, most) for size in preferred})
         _set_tensors(config, inputs, outputs)
         _fit_plan(config, plan, role)
         config.parameters[contract.PARAM_BUILD].string_value = plan.build

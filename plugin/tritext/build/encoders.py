@@ -63,6 +63,11 @@ class Encoder:
         return min(wanted, shapes.rows) if isinstance(shapes, Buckets) else wanted
 
     @property
+    def most_rows(self) -> int:
+        """That a request may become on its way to the encoder."""
+        return self.max_batch_size(contract.MOST_ROWS)
+
+    @property
     def lengths(self) -> tuple[int, ...]:
         """What the tokenizer must pad requests up to; nothing where the encoder takes any length."""
         shapes = self.recipe.plan_shapes() if self.recipe else None

@@ -102,8 +102,8 @@ class TokenizerStage:
             if not text.cuts.is_possible:
                 return _no_room(job.rows, index, text.cuts)
         counts = [len(text.cuts) for text in texts]
-        if sum(counts) > contract.MOST_ROWS:
-            return _too_many(sum(counts), windows)
+        if sum(counts) > self._settings.most_rows:
+            return _too_many(sum(counts), self._settings.most_rows, "less text")
         rows = [text.window(number) for text in texts for number in range(len(text.cuts))]
         return self._answer(replace(job, rows=job.rows.repeated(counts)), rows)
 
@@ -131,7 +131,9 @@ class TokenizerStage:
             read = parameters.parse(self._task.parameters, request.parameters, self._settings.defaults)
             rows = self._task.rows(request.inputs, self._settings, read)
             if len(rows.texts) > contract.MOST_ROWS:
-                return _too_many(len(rows.texts))
+                return _too_many(len(rows.texts), contract.MOST_ROWS, "fewer texts")
+            if rows.windows and not self._settings.most_rows:
+                return InvalidInput("This model was built by an older tritext and makes no windows. Build it again.")
             if self.deadlines and request.timeout and request.id:
                 self.deadlines.note(request.id, request.timeout)
             return _Job(rows, read, is_encoded=contract.COUNT_ONLY not in request.parameters)
@@ -177,32 +179,25 @@ class TokenizerStage:
 
 
 def _report(encoded: Sequence[Encoded], rows: Rows) -> Answer:
-    """TOKEN_COUNT and TRUNCATED [N, 1] and, where a row may have become several, ROW [M, 1].
+    """TOKEN_COUNT and TRUNCATED [N, 1] and, where a row may have become several, ROW [M, 1] and WINDOW [M, 2].
 
     Of several it is the longest, and whether any was cut.
     """
-    of = np.arange(len(encoded)) if rows.of is None else np.asarray(rows.of)
+    of = np.arange(len(encoded), dtype=np.int32) if rows.of is None else np.asarray(rows.of, dtype=np.int32)
     counts, truncated = np.zeros((of[-1] + 1, 1), np.int32), np.zeros((of[-1] + 1, 1), np.bool_)
     np.maximum.at(counts[:, 0], of, [each.count for each in encoded])
     np.logical_or.at(truncated[:, 0], of, [each.truncated for each in encoded])
     return {
         contract.TOKEN_COUNT.name: counts,
         contract.TRUNCATED.name: truncated,
-        contract.ROW.name: of.astype(np.int32)[:, None],
+        contract.ROW.name: of[:, None],
+        contract.WINDOW.name: np.stack([of, np.array([each.own for each in encoded], np.int32)], axis=1),
     }
 
 
-def _too_many(rows: int, windows: Windows | None = None) -> InvalidInput:
-    less = (
-        "less text"
-        if windows and not windows.stride
-        else "less text, or a smaller stride,"
-        if windows
-        else "fewer texts"
-    )
+def _too_many(rows: int, most: int, less: str) -> InvalidInput:
     return InvalidInput(
-        f"The request's texts make {rows} rows for the model, and {contract.MOST_ROWS} are the most. Send {less} "
-        "a request."
+        f"The request's texts make {rows} rows for the model, and {most} are the most. Send {less} a request."
     )
 
 

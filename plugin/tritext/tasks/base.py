@@ -41,7 +41,8 @@ class Task:
     logits: ClassVar[Tensor] = contract.LOGITS
     outputs: ClassVar[tuple[Tensor, ...]]
     per: ClassVar[Per] = "text"
-    expands: ClassVar[bool] = False  # a text may become several rows
+    expands: ClassVar[bool] = False  # a text becomes several rows
+    windows: ClassVar[bool] = False  # it does where a request, or its length, asks for that
     cut: ClassVar[Cut] = "longest_first"  # which text of a pair is cut
     parameters: ClassVar[type[Parameters]]
     # Of the client: what a text's answer is, and what is made of each of its K entries, of `outputs` in order.
@@ -126,6 +127,11 @@ class Task:
         if pair is not None:
             inputs[contract.TEXT_PAIR.name] = column([pair])
         return inputs, {"truncation": "right"}
+
+
+def firsts(of: NDArray[np.int32]) -> NDArray[np.intp]:
+    """Where the rows of each text begin, [N]; `of` [M], ascending, says which of N texts each of M rows is of."""
+    return np.flatnonzero(np.diff(of, prepend=-1))
 
 
 def column(texts: Sequence[str]) -> NDArray[np.object_]:

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from tritext import contract
 from tritext.errors import InvalidInput
+from tritext.parameters import WindowParameters
+from tritext.settings import TaskSettings
 from tritext.text.inputs import TextInput
 from tritext.text.windows import Windows
 
@@ -20,8 +22,8 @@ class Rows:
     """The M texts or pairs that a request of N rows asks the encoder for.
 
     `of` [M] says which of the N rows each one is for, in ascending order; None where it is one each. `carried` goes on
-    to the postprocess stage, [M, …] by tensor name. `names` are those of the inputs that a text is read from, for
-    messages.
+    to the postprocess stage, [M, …] by tensor name; where a text becomes `windows`, the first of them has it. `names`
+    are those of the inputs that a text is read from, for messages.
     """
 
     texts: Sequence[TextInput]
@@ -35,14 +37,28 @@ class Rows:
         return index if self.of is None else self.of[index]
 
     def repeated(self, counts: Sequence[int]) -> "Rows":
-        """Each text as often as `counts` [M] says."""
+        """Each text as often as `counts` [M] says; what is carried goes with the first, as 0 or "" with the others."""
         source = np.repeat(np.arange(len(counts)), counts)
         return replace(
             self,
             texts=[self.texts[index] for index in source],
             of=[self.row(index) for index in source.tolist()],
-            carried={name: array[source] for name, array in self.carried.items()},
+            carried={name: _spaced(array, counts) for name, array in self.carried.items()},
         )
+
+
+def _spaced(array: NDArray[Any], counts: Sequence[int]) -> NDArray[Any]:
+    """The rows of `array`, each at the begin of as many as its number in `counts`."""
+    spaced = np.full((sum(counts), *array.shape[1:]), b"" if array.dtype == np.object_ else 0, dtype=array.dtype)
+    spaced[np.cumsum(counts) - counts] = array
+    return spaced
+
+
+def windows_of(parameters: WindowParameters, settings: TaskSettings) -> Windows | None:
+    """None where the request asks for none. The usual stride is a quarter of the model's maximum."""
+    if parameters.truncation != "window":
+        return None
+    return Windows(settings.max_length // 4 if parameters.stride is None else parameters.stride)
 
 
 def one_each(inputs: Arrays) -> Rows:

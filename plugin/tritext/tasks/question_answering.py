@@ -10,6 +10,7 @@ called ``max_answer_length``.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
@@ -19,10 +20,10 @@ from numpy.typing import NDArray
 from tritext import contract
 from tritext.contract import Tensor
 from tritext.errors import InvalidInput
-from tritext.parameters import BOOLEAN, COUNT, NATURAL, Parameters, choice, parameter, up_to
+from tritext.parameters import BOOLEAN, COUNT, TOKENS, Parameters, choice, parameter, up_to
 from tritext.results import Form
 from tritext.settings import TaskSettings
-from tritext.tasks.base import Column, FloatArray, Per, Task, column, pad, softmax
+from tritext.tasks.base import Column, FloatArray, Per, Task, column, firsts, pad, softmax
 from tritext.tasks.inputs import Arrays, Rows, decode
 from tritext.text.inputs import TextInput
 from tritext.text.truncation import Cut
@@ -51,7 +52,7 @@ class QuestionAnsweringParameters(Parameters):
     top_k: int = parameter(1, up_to(_MOST_ANSWERS))
     max_answer_length: int = parameter(15, up_to(_LONGEST_ANSWER))
     handle_impossible_answer: bool = parameter(False, BOOLEAN)
-    doc_stride: int | None = parameter(None, NATURAL)
+    doc_stride: int | None = parameter(None, TOKENS)
     max_seq_len: int | None = parameter(None, COUNT)
 
 
@@ -91,12 +92,13 @@ class QuestionAnsweringTask(Task):
     suffix: ClassVar[str] = "ForQuestionAnswering"
     has_labels: ClassVar[bool] = False
     inputs: ClassVar[tuple[Tensor, ...]] = (QUESTION, CONTEXT)
-    carried: ClassVar[tuple[Tensor, ...]] = (contract.ROW, contract.OFFSETS, contract.TOKEN_KIND)
-    echoed: ClassVar[tuple[Tensor, ...]] = (CONTEXT,)
+    carried: ClassVar[tuple[Tensor, ...]] = (
+        contract.ROW, contract.WHOLE_TEXT, contract.OFFSETS, contract.TOKEN_KIND,
+    )  # fmt: skip
     logits: ClassVar[Tensor] = contract.TOKEN_LOGITS
     per: ClassVar[Per] = "token"
     outputs: ClassVar[tuple[Tensor, ...]] = (ANSWER, contract.SCORE, contract.START, contract.END, contract.COUNT)
-    expands: ClassVar[bool] = True
+    windows: ClassVar[bool] = True
     cut: ClassVar[Cut] = "only_second"
     parameters: ClassVar[type[Parameters]] = QuestionAnsweringParameters
     result: ClassVar[type[Any]] = Answers
@@ -114,6 +116,7 @@ class QuestionAnsweringTask(Task):
                 raise InvalidInput(f"{name}[{texts.index('')}] is empty. Send a text there.")
         return Rows(
             list(zip(questions, contexts, strict=True)),
+            carried={contract.WHOLE_TEXT.name: inputs[CONTEXT.name]},
             names=(QUESTION.name, CONTEXT.name),
             windows=_windows(settings, parameters),
         )
@@ -123,13 +126,12 @@ class QuestionAnsweringTask(Task):
     ) -> dict[str, Any]:
         """ANSWER, SCORE, START and END [N, K]; `logits` are [M, L, 2]."""
         del settings
-        of, kinds, offsets = (arrays[t.name] for t in (contract.ROW, contract.TOKEN_KIND, contract.OFFSETS))
+        kinds, offsets = arrays[contract.TOKEN_KIND.name] & ~np.uint8(contract.ELSEWHERE), arrays[contract.OFFSETS.name]
+        contexts = arrays[contract.WHOLE_TEXT.name][:, 0]
         rows: list[list[tuple[bytes, float, int, int]]] = []
-        for row, raw in enumerate(arrays[CONTEXT.name].reshape(-1)):
-            windows = [
-                Window.of(logits[index], kinds[index], offsets[index]) for index in np.flatnonzero(of[:, 0] == row)
-            ]
-            found = best(raw.decode(), windows, parameters)
+        for begin, end in pairwise([*firsts(arrays[contract.ROW.name][:, 0]), len(logits)]):
+            windows = [Window.of(logits[index], kinds[index], offsets[index]) for index in range(begin, end)]
+            found = best(contexts[begin].decode(), windows, parameters)
             rows.append([(each.answer.encode(), each.score, each.start, each.end) for each in found])
         tensors = (ANSWER, contract.SCORE, contract.START, contract.END)
         return pad(*(Column(tensor, [[each[i] for each in row] for row in rows]) for i, tensor in enumerate(tensors)))

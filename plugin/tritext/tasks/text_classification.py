@@ -3,7 +3,7 @@
 Semantics, names and defaults: transformers' TextClassificationPipeline. ``threshold`` is ours.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
@@ -11,22 +11,27 @@ from numpy.typing import NDArray
 
 from tritext import contract
 from tritext.contract import Tensor
-from tritext.parameters import PROBABILITY, TOP_K, Parameters, choice, parameter
+from tritext.parameters import PROBABILITY, TOP_K, Parameters, WindowParameters, choice, parameter
 from tritext.results import Form
 from tritext.settings import TaskSettings
-from tritext.tasks.base import Column, FloatArray, Task, encoded, pad, sigmoid, softmax
-from tritext.tasks.inputs import Arrays
+from tritext.tasks.base import Column, FloatArray, Task, encoded, firsts, pad, sigmoid, softmax
+from tritext.tasks.inputs import Arrays, Rows, one_each, windows_of
 
 Function = Literal["default", "softmax", "sigmoid", "none"]
 
 
 @dataclass(frozen=True, slots=True)
-class TextClassificationParameters(Parameters):
-    """``top_k``: how many labels a row, None for all. ``threshold``: drop labels that score less."""
+class TextClassificationParameters(WindowParameters):
+    """``top_k``: how many labels a row, None for all. ``threshold``: drop labels that score less.
+
+    ``windows``: what the logits of a text in several windows are made of, their mean (each token counts once, for the
+    window that has most of the text around it) or the largest of each class.
+    """
 
     top_k: int | None = parameter(1, TOP_K)
     threshold: float | None = parameter(None, PROBABILITY)
     function_to_apply: Function = parameter("default", choice("default", "softmax", "sigmoid", "none"))
+    windows: Literal["mean", "max"] = parameter("mean", choice("mean", "max"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +81,16 @@ class TextClassificationTask(Task):
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     suffix: ClassVar[str] = "ForSequenceClassification"
     inputs: ClassVar[tuple[Tensor, ...]] = (contract.TEXT, contract.TEXT_PAIR)
+    carried: ClassVar[tuple[Tensor, ...]] = (contract.WINDOW,)
+    windows: ClassVar[bool] = True
     outputs: ClassVar[tuple[Tensor, ...]] = (contract.LABEL, contract.SCORE, contract.COUNT)
     parameters: ClassVar[type[Parameters]] = TextClassificationParameters
     result: ClassVar[type[Any]] = Classification
     entry: ClassVar[type[Any]] = LabelScore
+
+    def rows(self, inputs: Arrays, settings: TaskSettings, parameters: TextClassificationParameters) -> Rows:
+        """A text or pair each, or the windows of each."""
+        return replace(one_each(inputs), windows=windows_of(parameters, settings))
 
     def scores(self, logits: FloatArray, settings: TaskSettings) -> FloatArray:
         """The checkpoint's own function."""
@@ -96,8 +107,10 @@ class TextClassificationTask(Task):
     def answer(
         self, logits: FloatArray, arrays: Arrays, settings: TaskSettings, parameters: TextClassificationParameters
     ) -> dict[str, Any]:
-        """LABEL and SCORE [N, K], best first; equal scores keep the checkpoint's order."""
-        del arrays
+        """LABEL and SCORE [N, K], best first; equal scores keep the checkpoint's order. `logits` are [M, C]."""
+        window = arrays.get(contract.WINDOW.name)  # older builds have none
+        if window is not None:
+            logits = _joined(logits, window, parameters.windows)
         scores = _scores(logits, parameters.function_to_apply, settings)
         order = (-scores).argsort(axis=-1, kind="stable")[:, : parameters.top_k]
         ranked = [row[picked] for row, picked in zip(scores, order, strict=True)]
@@ -107,6 +120,18 @@ class TextClassificationTask(Task):
         labels = encoded(settings.labels)
         named = [labels[picked[: len(row)]] for picked, row in zip(order, ranked, strict=True)]
         return pad(Column(contract.LABEL, named), Column(contract.SCORE, ranked))
+
+
+def _joined(logits: FloatArray, window: NDArray[np.int32], rule: Literal["mean", "max"]) -> FloatArray:
+    """One row of logits a text, [N, C], of those of its windows [M, C]; `window` [M, 2] as `contract.WINDOW`."""
+    begins = firsts(window[:, 0])
+    if len(begins) == len(logits):
+        return logits
+    if rule == "max":
+        return np.maximum.reduceat(logits, begins)
+    weights = np.maximum(window[:, 1:], 1).astype(np.float64)
+    mean: FloatArray = (np.add.reduceat(logits * weights, begins) / np.add.reduceat(weights, begins)).astype(np.float32)
+    return mean
 
 
 def _scores(logits: FloatArray, function: Function, settings: TaskSettings) -> FloatArray:

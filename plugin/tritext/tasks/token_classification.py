@@ -5,7 +5,8 @@ differ: WORD is the text between START and END (the pipeline gives detokenised t
 is ours.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
@@ -13,18 +14,18 @@ from numpy.typing import NDArray
 
 from tritext import contract
 from tritext.contract import Tensor
-from tritext.parameters import NAMES, PROBABILITY, Parameters, choice, parameter
+from tritext.parameters import NAMES, PROBABILITY, Parameters, WindowParameters, choice, parameter
 from tritext.results import Form
 from tritext.settings import TaskSettings
-from tritext.tasks.base import Column, FloatArray, Per, Task, pad, softmax
-from tritext.tasks.inputs import Arrays
+from tritext.tasks.base import Column, FloatArray, Per, Task, firsts, pad, softmax
+from tritext.tasks.inputs import Arrays, Rows, one_each, windows_of
 
 Strategy = Literal["none", "simple", "first", "average", "max"]
 IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class TokenClassificationParameters(Parameters):
+class TokenClassificationParameters(WindowParameters):
     """``ignore_labels``: entities to leave out, by the name they would be given."""
 
     aggregation_strategy: Strategy = parameter("none", choice("none", "simple", "first", "average", "max"))
@@ -90,8 +91,10 @@ class TokenClassificationTask(Task):
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
     suffix: ClassVar[str] = "ForTokenClassification"
     inputs: ClassVar[tuple[Tensor, ...]] = (contract.TEXT,)
-    carried: ClassVar[tuple[Tensor, ...]] = (contract.OFFSETS, contract.TOKEN_KIND)
-    echoed: ClassVar[tuple[Tensor, ...]] = (contract.TEXT,)
+    carried: ClassVar[tuple[Tensor, ...]] = (
+        contract.ROW, contract.WHOLE_TEXT, contract.OFFSETS, contract.TOKEN_KIND,
+    )  # fmt: skip
+    windows: ClassVar[bool] = True
     logits: ClassVar[Tensor] = contract.TOKEN_LOGITS
     per: ClassVar[Per] = "token"
     outputs: ClassVar[tuple[Tensor, ...]] = (
@@ -101,6 +104,11 @@ class TokenClassificationTask(Task):
     result: ClassVar[type[Any]] = TokenClassification
     entry: ClassVar[type[Any]] = Entity
 
+    def rows(self, inputs: Arrays, settings: TaskSettings, parameters: TokenClassificationParameters) -> Rows:
+        """A text each, or the windows of each."""
+        rows = replace(one_each(inputs), windows=windows_of(parameters, settings))
+        return replace(rows, carried={contract.WHOLE_TEXT.name: inputs[contract.TEXT.name]})
+
     def scores(self, logits: FloatArray, settings: TaskSettings) -> FloatArray:
         """Softmax over the classes of each token."""
         del settings
@@ -109,18 +117,27 @@ class TokenClassificationTask(Task):
     def answer(
         self, logits: FloatArray, arrays: Arrays, settings: TaskSettings, parameters: TokenClassificationParameters
     ) -> dict[str, Any]:
-        """Entities of each row in the order of the text, [N, K]."""
+        """Entities of each text in its order, [N, K]; `logits` are [M, L, C].
+
+        The windows of a text are stitched: of each token those logits count that come from its own window.
+        """
+        if contract.ROW.name in arrays:
+            begins = firsts(arrays[contract.ROW.name][:, 0])
+            texts = arrays[contract.WHOLE_TEXT.name][begins]
+        else:  # an older build
+            begins, texts = np.arange(len(logits)), arrays[contract.TEXT.name]
         offsets, kinds = arrays[contract.OFFSETS.name], arrays[contract.TOKEN_KIND.name]
         names, tags = _names(settings.labels, parameters.aggregation_strategy)
         ignored = np.array([name in parameters.ignore_labels for name in names], dtype=np.bool_)
         rows: list[Spans] = []
-        for row_logits, row_offsets, row_kinds in zip(logits, offsets, kinds, strict=True):
-            real = row_kinds != contract.SPECIAL
+        for begin, end in pairwise([*begins, len(logits)]):
+            real = kinds[begin:end] <= contract.SUBWORD
             found = _spans(
-                softmax(row_logits[real]), row_offsets[real], row_kinds[real], tags, parameters.aggregation_strategy
-            )
+                softmax(logits[begin:end][real]), offsets[begin:end][real], kinds[begin:end][real], tags,
+                parameters.aggregation_strategy,
+            )  # fmt: skip
             rows.append(_keep(found, ~ignored[found.classes], parameters.threshold))
-        return _columns(rows, names, arrays[contract.TEXT.name].reshape(-1))
+        return _columns(rows, names, texts.reshape(-1))
 
 
 def _names(labels: tuple[str, ...], strategy: Strategy) -> tuple[tuple[str, ...], Tags]:

@@ -26,9 +26,9 @@ _IS_SAID: Final = _PARALLELISM in os.environ  # whoever starts us may know bette
 class Encoded:
     """One text as the model will see it; L tokens, at most the model's maximum.
 
-    `count` is the number of tokens before truncation. `offsets` [L, 2] and `kinds` [L] are None unless asked for;
-    of a pair they are those of the second text, tokens of the first are SPECIAL, and words are those
-    that the tokenizer splits the text into.
+    `count` is the number of tokens before truncation, `own` how many of them no other window of the text answers for.
+    `offsets` [L, 2] and `kinds` [L] are None unless asked for; of a pair they are those of the second text, tokens of
+    the first are SPECIAL, and words are what the tokenizer itself split the text into.
     """
 
     input_ids: NDArray[np.int32]
@@ -37,6 +37,7 @@ class Encoded:
     truncated: bool
     offsets: NDArray[np.int32] | None = None
     kinds: NDArray[np.uint8] | None = None
+    own: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Windowed:
 
     def window(self, number: int) -> Encoded:
         """One of them; its `count` is the whole text's, none of which is lost."""
-        picked = self.cuts[number]
+        picked, own = self.cuts[number], self.cuts.own(number)
         whole = self.whole
         return Encoded(
             whole.input_ids[picked],
@@ -56,7 +57,8 @@ class Windowed:
             whole.count,
             truncated=False,
             offsets=None if whole.offsets is None else whole.offsets[picked],
-            kinds=None if whole.kinds is None else whole.kinds[picked],
+            kinds=None if whole.kinds is None else _kinds(whole.kinds, picked, own),
+            own=len(own),
         )
 
 
@@ -107,7 +109,12 @@ class TextTokenizer:
         if len(pairs) < len(texts) or len(parts) > len(pairs) + 1:
             encodings: list[Encoding] = encode(list(texts))
             return encodings
-        alone = dict(zip(parts, encode(parts, add_special_tokens=False), strict=True))
+        processor = self._tokenizer.post_processor
+        self._tokenizer.post_processor = None  # a byte-level one trims offsets, and would do so twice
+        try:
+            alone = dict(zip(parts, encode(parts, add_special_tokens=False), strict=True))
+        finally:
+            self._tokenizer.post_processor = processor
         return [self._tokenizer.post_process(alone[first], alone[second]) for first, second in pairs]
 
     def _kept(self, encoding: Encoding, side: Truncation) -> slice | NDArray[np.intp]:
@@ -131,6 +138,13 @@ class TextTokenizer:
         else:
             kinds = _own_words(encoding, is_special)[picked]
         return Encoded(ids, types, count, is_cut, offsets, kinds)
+
+
+def _kinds(kinds: NDArray[np.uint8], picked: NDArray[np.intp], own: NDArray[np.intp]) -> NDArray[np.uint8]:
+    """Of the tokens `picked`, of which the window answers for its `own`."""
+    elsewhere = (kinds[picked] != contract.SPECIAL) & ~np.isin(picked, own, assume_unique=True)
+    found: NDArray[np.uint8] = kinds[picked] + contract.ELSEWHERE * elsewhere.astype(np.uint8)
+    return found
 
 
 def _sequences(encoding: Encoding) -> NDArray[np.int8]:

@@ -52,3 +52,10 @@ class Cuts:
         """The tokens of one window."""
         begin = number * (self.room - self.stride)
         return np.sort(np.concatenate([self.fixed, self.split[begin : begin + self.room]]))
+
+    def own(self, number: int) -> NDArray[np.intp]:
+        """Those that no other window has more of the text around: neighbours share what both have in halves."""
+        step = self.room - self.stride
+        begin = number * step + (-(-self.stride // 2) if number else 0)
+        end = (number + 1) * step + -(-self.stride // 2) if number + 1 < len(self) else None
+        return self.split[begin:end]
