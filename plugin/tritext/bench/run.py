@@ -74,6 +74,7 @@ def run(plan: Plan, address: str, metrics_url: str, progress: Progress, security
         counts,
         batch_size=plan.batch_size,
         max_length=served.info.max_length,
+        names=served.task.names,
     )
     found = {"texts": len(items), **_spread(counts)}
     progress.done("{texts:,} texts; median {median}, 95th percentile {p95}, longest {longest} tokens".format(**found))

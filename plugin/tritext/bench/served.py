@@ -47,7 +47,7 @@ class Served:
 
     def count(self, items: Sequence[Item], parameters: Mapping[str, Scalar]) -> list[int]:
         """The tokens of each item before truncation, asked of the server. Only its tokenizer step runs for this."""
-        encoder = RequestEncoder(self.name, {**parameters, contract.COUNT_ONLY: True})
+        encoder = RequestEncoder(self.name, {**parameters, contract.COUNT_ONLY: True}, self.task.names)
         counts: list[int] = []
         grpc = wire.grpc()
         with wire.open_channel(grpc, self.address, self.security.credentials) as channel:

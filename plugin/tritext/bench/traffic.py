@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import cast
 
+from tritext import contract
 from tritext.client.batching import Batch, Batcher, Texts
 from tritext.client.codec import RequestEncoder
 from tritext.client.options import Scalar
@@ -34,12 +35,14 @@ def traffic(
     *,
     batch_size: int,
     max_length: int,
+    names: tuple[str, str] = (contract.TEXT.name, contract.TEXT_PAIR.name),
 ) -> Traffic:
     """Requests of `batch_size` texts (or pairs) each that hold all `items`; the last is filled up from the first.
 
-    `counts` are the items' tokens before truncation to `max_length`.
+    `counts` are the items' tokens before truncation to `max_length`; `names` are the tensors of an item's first and
+    second text.
     """
-    encoder = RequestEncoder(model, parameters)
+    encoder = RequestEncoder(model, parameters, names)
     size = -(-len(items) // batch_size) * batch_size
     batches = list(cut(list(islice(cycle(items), size)), batch_size))
     counted = [_counted(batch, counts) for batch in batches]

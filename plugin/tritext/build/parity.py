@@ -83,7 +83,7 @@ def _logits(model: PreTrainedModel, encoded: Mapping[str, torch.Tensor], text: s
 
 def request_for(example: Example, settings: TaskSettings) -> Request:
     """The request that a client would send for `example`, cut as the reference is."""
-    return Request(*task_named(settings.task).request(example.text, example.pair))
+    return Request(*task_named(settings.task).request(example.text, example.pair, settings))
 
 
 def encoder_request(example: Example, settings: TaskSettings) -> Request:

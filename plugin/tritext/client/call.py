@@ -213,8 +213,7 @@ def _encoder(plan: Plan, task: "Task") -> RequestEncoder:
                 f"Model {plan.model} at {plan.address} does {task.name}, which needs {tensor.name.lower()}: a list of "
                 "strings, the same for all texts of a call."
             )
-    names = [tensor.name for tensor in task.texts]
-    return RequestEncoder(plan.model, sent, (names[0], names[-1]), shared, ids=token_hex(4))
+    return RequestEncoder(plan.model, sent, task.names, shared, ids=token_hex(4))
 
 
 def _row(name: str, value: object) -> Sequence[str]:

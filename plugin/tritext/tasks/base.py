@@ -55,6 +55,11 @@ class Task:
         return tuple(tensor for tensor in self.inputs if tensor.dims == (1,))
 
     @property
+    def names(self) -> tuple[str, str]:
+        """Those of the tensors of an item's first and second text; of single texts the same."""
+        return self.texts[0].name, self.texts[-1].name
+
+    @property
     def shared(self) -> tuple[Tensor, ...]:
         """Of `inputs`, those that hold a list of texts a row, which a client sends with every item."""
         return tuple(tensor for tensor in self.inputs if tensor.dims != (1,))
@@ -121,8 +126,11 @@ class Task:
         del settings
         return None
 
-    def request(self, text: str, pair: str | None) -> tuple[dict[str, NDArray[np.object_]], dict[str, object]]:
-        """Inputs and parameters of the request whose only row is this text or pair, cut right."""
+    def request(
+        self, text: str, pair: str | None, settings: TaskSettings
+    ) -> tuple[dict[str, NDArray[np.object_]], dict[str, object]]:
+        """Inputs and parameters of the request whose first row is this text or pair, cut right where it must be."""
+        del settings
         inputs = {contract.TEXT.name: column([text])}
         if pair is not None:
             inputs[contract.TEXT_PAIR.name] = column([pair])

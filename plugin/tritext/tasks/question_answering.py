@@ -156,9 +156,12 @@ class QuestionAnsweringTask(Task):
         questions = [" ".join(text[:400].split()[:_WORDS])[:80] + "?" for text in contexts][::-1]
         return list(zip(questions, contexts, strict=True))
 
-    def request(self, text: str, pair: str | None) -> tuple[dict[str, NDArray[np.object_]], dict[str, object]]:
-        """One question about one context, or about itself."""
-        return {QUESTION.name: column([text]), CONTEXT.name: column([pair or text])}, {}
+    def request(
+        self, text: str, pair: str | None, settings: TaskSettings
+    ) -> tuple[dict[str, NDArray[np.object_]], dict[str, object]]:
+        """One question about one context, or about itself, in windows as long as they can be."""
+        inputs = {QUESTION.name: column([text]), CONTEXT.name: column([pair or text])}
+        return inputs, {"max_seq_len": settings.max_length}
 
 
 @dataclass(frozen=True, slots=True)
