@@ -1,5 +1,6 @@
 """Answers are those of the question-answering pipeline of transformers 4.57, which `golden` keeps."""
 
+import csv
 import itertools
 import json
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from serving import Served, serving
 from benchmarks import squad
 from building import quick_build
 from tritext import Client
+from tritext.cli import app
 from tritext.client import Answers
 from tritext.errors import InvalidInput
 
@@ -97,6 +99,16 @@ def test_every_way_to_ask_gives_the_same_answers(served: Served) -> None:
     assert results[0].token_count > 500
     (line,) = served.command("bert", question, "--pair", CONTEXT, "--top-k", "3")
     assert [(each["answer"], each["start"]) for each in line["answers"]] == [(a, s) for a, _, s, _ in expected]
+
+
+def test_people_read_answers_in_tables(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    sent = ["classify", "bert", "Wo wohnt er?", "--pair", CONTEXT, "--top-k", "2", "--url", served.server.grpc_url]
+    ((best, *_), (second, *_)) = ask(served, "bert", [Case("Wo wohnt er?", CONTEXT, {"top_k": 2})])[0]
+    app(sent, standalone_mode=False)
+    assert best[:20] in capsys.readouterr().out
+    app([*sent, "--output-format", "csv"], standalone_mode=False)
+    (line,) = csv.DictReader(capsys.readouterr().out.splitlines())
+    assert (line["label"], line["label_2"]) == (best, second)
 
 
 def test_a_question_is_answered_as_if_it_were_alone(served: Served) -> None:
