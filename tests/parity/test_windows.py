@@ -56,7 +56,7 @@ def owned(window: Encoded) -> NDArray[np.int32]:
 
 
 def check(windows: Sequence[Encoded], wanted: Any, item: TextInput) -> None:
-    text, part = (item[1], 1) if isinstance(item, tuple) else (item, 0)
+    part = int(isinstance(item, tuple))
     assert [window.input_ids.tolist() for window in windows] == wanted["input_ids"]
     if "token_type_ids" in wanted:  # where the model takes them: RoBERTa's are wrong in all windows but the first
         assert [window.token_type_ids.tolist() for window in windows] == wanted["token_type_ids"]

@@ -231,6 +231,7 @@ def test_an_estimate_learns_and_knows_the_longest_text() -> None:
     tokens, seconds = estimate.of([column])
     assert tokens == pytest.approx(80 / 4 + 2 + 128)
     assert seconds > 0.05
+    assert estimate.of([column], is_whole=True)[0] == pytest.approx(80 / 4 + 2 + 100_000 / 4 + 2)
     ids = np.zeros(128, np.int32)
     estimate.learn(["z" * 1_000_000], [Encoded(ids, ids, 500_000, truncated=True)], 4.0)
     assert estimate.of([column[:1]])[0] == pytest.approx(80 / 2 + 2, rel=0.1)

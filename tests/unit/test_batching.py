@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tritext.engines.batching import Call, Packed, Sorted, Texts
 from tritext.engines.fixed import Bucketed, PackedCalls
 from tritext.engines.layouts import AnyLayout, layout_from, layout_values
+from tritext.engines.shapes import CallShapes
 from tritext.settings import EngineSettings
 from tritext.stages.base import COMPUTED_TOKENS, ENCODER_CALLS, TEXTS, TOKENS, Request
 from tritext.stages.encoder import EncoderStage
@@ -202,3 +203,13 @@ def test_a_layout_is_read_as_it_was_written(layout: AnyLayout) -> None:
 def test_what_is_no_layout(values: dict[str, Any]) -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):
         layout_from(values)
+
+
+@pytest.mark.parametrize("per_text", [True, False])
+def test_a_book_in_windows_goes_through_a_plan_in_calls_that_it_was_built_for(per_text: bool) -> None:
+    shapes = CallShapes.up_to(512)
+    sizes = [512] * 650 + [77]
+    calls = list(PackedCalls(shapes.calls).calls(texts_of(sizes), PAD, per_text=per_text))
+    assert sorted(index for call in calls for index in call.indices) == list(range(651))
+    assert {call.arrays["input_ids"].shape for call in calls} <= set(shapes.calls)
+    assert sum(call.computed for call in calls) < 1.05 * sum(sizes)

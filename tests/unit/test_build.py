@@ -13,6 +13,7 @@ import transformers
 
 from building import JUDGED, TEXTS, answers, make_checkpoint, quick_build, snapshot, text_inputs
 from tritext import build as building
+from tritext import contract
 from tritext.build.checkpoint import Overrides
 from tritext.build.gate import Bounds
 from tritext.engines import ENGINES as ALL
@@ -120,7 +121,7 @@ def test_defaults_of_request_parameters(checkpoint: Path, tmp_path: Path) -> Non
     ("defaults", "rule"),
     [
         ({"top_k": "0"}, "Parameter top_k is '0'; it must be a whole number of at least 1, or \"all\"."),
-        ({"truncation": "middle"}, "it must be one of error, right, left."),
+        ({"truncation": "middle"}, "it must be one of error, right, left, window."),
         ({"aggregation_strategy": "first"}, "Parameter 'aggregation_strategy' is unknown."),
         ({"timeout": "3"}, "Parameter 'timeout' is unknown."),
     ],
@@ -164,8 +165,12 @@ def test_options_that_cannot_be(
 
 def test_the_largest_batch(checkpoint: Path, tmp_path: Path) -> None:
     result = quick_build(checkpoint, tmp_path, max_batch_size=3)
-    names = ["model", *result.manifest.steps.values()]
-    assert {read_config(tmp_path / name).max_batch_size for name in names} == {3}
+    for name in ("model", result.manifest.steps["tokenizer"]):
+        assert read_config(tmp_path / name).max_batch_size == 3
+    # Three texts may be many windows, but no more texts are joined than before.
+    encoder = read_config(tmp_path / result.manifest.steps["encoder"])
+    assert encoder.max_batch_size == contract.MOST_ROWS
+    assert list(encoder.dynamic_batching.preferred_batch_size) == [3]
 
 
 # --- what is told and kept ---------------------------------------------------------------------------------------

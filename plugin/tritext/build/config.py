@@ -66,7 +66,7 @@ def configurations(plan: Plan) -> dict[str, ModelConfig]:
     wiring = {
         "tokenizer": (task.inputs, tuple(dict.fromkeys((*plan.encoder_inputs, *task.carried, *contract.REPORT)))),
         "encoder": (plan.encoder_inputs, (task.logits,)),
-        "postprocess": ((*task.echoed, *task.carried, task.logits), task.outputs),
+        "postprocess": ((*task.carried, task.logits), task.outputs),
     }
     configs = {}
     for role, (inputs, outputs) in wiring.items():

@@ -46,7 +46,10 @@ def classify(
     top_k: Annotated[str | None, typer.Option(help="Labels for each text, best first: a number, or all.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Leave out what scores less.")] = None,
     function_to_apply: Annotated[str | None, typer.Option(help="softmax, sigmoid or none.")] = None,
-    truncation: Annotated[str | None, typer.Option(help="Of texts that are too long: error, right or left.")] = None,
+    truncation: Annotated[
+        str | None, typer.Option(help="Of texts that are too long: error, right, left or window.")
+    ] = None,
+    stride: Annotated[int | None, typer.Option(min=0, help="With window: tokens that neighbours share.")] = None,
     aggregation_strategy: Annotated[str | None, typer.Option(help="none, simple, first, average or max.")] = None,
     ignore_labels: Annotated[str | None, typer.Option(help="Entities to leave out, separated by commas.")] = None,
     settings: Annotated[
@@ -75,6 +78,7 @@ def classify(
         "threshold": threshold,
         "function_to_apply": function_to_apply,
         "truncation": truncation,
+        "stride": stride,
         "aggregation_strategy": aggregation_strategy,
         "ignore_labels": ignore_labels,
     }

@@ -20,9 +20,12 @@ class Options(TypedDict, total=False):
     """
 
     # every task
-    truncation: Literal["error", "right", "left"] | None
+    truncation: Literal["error", "right", "left", "window"] | None
     threshold: float | None
+    # classification of texts and of tokens
+    stride: int | None
     # text classification
+    windows: Literal["mean", "max"] | None
     top_k: int | Literal["all"] | None
     function_to_apply: Literal["default", "softmax", "sigmoid", "none"] | None
     # token classification

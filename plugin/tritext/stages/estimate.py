@@ -1,5 +1,6 @@
 """What texts will cost, told from their size in bytes before they are tokenized."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -20,14 +21,18 @@ class Estimate:
         # Of late; the beginning is English, on a slow machine.
         self._bytes, self._tokens, self._seconds = 4000.0, 1000.0, 4e-3
 
-    def of(self, inputs: Iterable[NDArray[Any]]) -> tuple[float, float]:
-        """The tokens that the encoder will get of a request's texts, and the seconds that tokenizing them takes."""
+    def of(self, inputs: Iterable[NDArray[Any]], *, is_whole: bool = False) -> tuple[float, float]:
+        """The tokens that the encoder will get of a request's texts, and the seconds that tokenizing them takes.
+
+        `is_whole`: texts are not cut. What windows share is left out.
+        """
+        most = math.inf if is_whole else self._max_length
         tokens, total = 0.0, 0
         density = self._tokens / self._bytes
         for array in inputs:
             for raw in array.reshape(-1).tolist():
                 total += len(raw)
-                tokens += min(len(raw) * density + _SPECIAL, self._max_length)
+                tokens += min(len(raw) * density + _SPECIAL, most)
         return tokens, total * self._seconds / self._bytes
 
     def learn(self, texts: Sequence[TextInput], encoded: Sequence[Encoded], seconds: float) -> None:

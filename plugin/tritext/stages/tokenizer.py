@@ -123,8 +123,13 @@ class TokenizerStage:
                 refusals.append(Overloaded(str(refusal), misses_deadline=refusal.timeout is not None))
             else:
                 refusals.append(None)
-                pressure.add(*self._estimate.of(request.inputs.values()))
+                pressure.add(*self._estimate.of(request.inputs.values(), is_whole=self._is_windowed(request)))
         return refusals
+
+    def _is_windowed(self, request: Request) -> bool:
+        """Whether nothing of its texts is cut."""
+        sent = request.parameters.get("truncation", self._settings.defaults.get("truncation"))
+        return self._task.windows and str(sent).lower() == "window"
 
     def _judge(self, request: Request) -> _Job | InvalidInput:
         try:
@@ -158,7 +163,7 @@ class TokenizerStage:
         what = f"{names[0]} and {names[1]} together have" if is_pair else f"{names[0]} has"
         return InvalidInput(
             f"{what} {count} tokens, this model takes {self._settings.max_length}. Send less, or send the parameter "
-            "truncation=right or truncation=left."
+            f"truncation=right{', truncation=window' if self._task.windows else ''} or truncation=left."
         )
 
     def _padded(self, rows: list[Encoded]) -> Answer:

@@ -34,10 +34,9 @@ class Task:
     suffix: ClassVar[str] = ""
     has_labels: ClassVar[bool] = True
     # Tensors. `inputs` and `outputs` are the client's; what the tokenizer stage finds out is `carried` to the
-    # postprocess stage, which also reads those of `inputs` that are `echoed`.
+    # postprocess stage, a row for each that is encoded.
     inputs: ClassVar[tuple[Tensor, ...]] = (contract.TEXT,)
     carried: ClassVar[tuple[Tensor, ...]] = ()
-    echoed: ClassVar[tuple[Tensor, ...]] = ()
     logits: ClassVar[Tensor] = contract.LOGITS
     outputs: ClassVar[tuple[Tensor, ...]]
     per: ClassVar[Per] = "text"
@@ -92,8 +91,8 @@ class Task:
     def answer(self, logits: FloatArray, arrays: Arrays, settings: TaskSettings, parameters: Any) -> dict[str, Any]:
         """One request's `outputs`, by tensor name.
 
-        `logits` are as the encoder gave them, [M, C], or [M, L, C] per token or mask (FP32); `arrays` has what was
-        carried and echoed.
+        `logits` are as the encoder gave them, [M, C], or [M, L, C] per token or mask (FP32); `arrays` has what
+        was carried.
         """
         raise NotImplementedError
 

@@ -26,9 +26,9 @@ _IS_SAID: Final = _PARALLELISM in os.environ  # whoever starts us may know bette
 class Encoded:
     """One text as the model will see it; L tokens, at most the model's maximum.
 
-    `count` is the number of tokens before truncation, `own` how many of them no other window of the text answers for.
-    `offsets` [L, 2] and `kinds` [L] are None unless asked for; of a pair they are those of the second text, tokens of
-    the first are SPECIAL, and words are what the tokenizer itself split the text into.
+    `count` is the number of tokens before truncation, `own` how many of them no other window of the text answers for,
+    1 where there are no windows. `offsets` [L, 2] and `kinds` [L] are None unless asked for; of a pair they are those
+    of the second text, tokens of the first are SPECIAL, and words are what the tokenizer itself split the text into.
     """
 
     input_ids: NDArray[np.int32]
