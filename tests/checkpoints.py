@@ -34,6 +34,7 @@ ODD_TAGS = ("PER", "I-PER", "B-PER", "X-PER", "B-", "LOC-CITY", "B-LOC-CITY", "N
 SEQUENCE = "SequenceClassification"
 TOKENS = "TokenClassification"
 MASKED = "MaskedLM"
+SPANS = "QuestionAnswering"
 NONE = ""
 
 
@@ -56,6 +57,7 @@ HEADS: Mapping[str, Head] = {
     "tokens": Head(TOKENS, BIO),
     "odd_tags": Head(TOKENS, ODD_TAGS),
     "masked": Head(MASKED, ()),
+    "spans": Head(SPANS, ()),
     "none": Head(NONE, ()),
 }
 

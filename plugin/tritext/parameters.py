@@ -54,6 +54,18 @@ def choice(*allowed: str) -> Rule:
     return Rule("one of " + ", ".join(allowed), parse)
 
 
+def up_to(most: int) -> Rule:
+    """A whole number from 1 to `most`."""
+
+    def parse(value: object) -> int:
+        number = _count(value)
+        if number > most:
+            raise ValueError
+        return number
+
+    return Rule(f"a whole number from 1 to {most}", parse)
+
+
 _side: Final = choice("error", "right", "left")
 
 

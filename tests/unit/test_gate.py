@@ -147,3 +147,18 @@ def test_a_stage_that_refuses_a_text() -> None:
 )
 def test_the_bounds_themselves_pass(agreement: float, drift: float, fault: str | None) -> None:
     assert Accuracy(1000, agreement, drift, 0.0, 1.0).fault(Bounds()) == fault
+
+
+def test_a_question_decides_where_its_answer_starts_and_where_it_ends() -> None:
+    """Over the tokens of each text, however long the others are; and not between the two columns of a token."""
+    short, long = [[5, 0], [1, 9], [0, 0]], [[0, 0], [4, 0], [8, 1], [0, 2], [3, 6]]
+    moved = [[0, 0], [4, 0], [8, 1], [0, 7], [3, 6]]
+    task = settings("question-answering", 0)
+
+    found = measured([short, long], [short, moved], task)
+    assert (found.decisions, found.agreement) == (4, 3 / 4)
+    ends = np.exp([0.0, 0.0, 1.0, 2.0, 6.0]), np.exp([0.0, 0.0, 1.0, 7.0, 6.0])
+    wanted, got = (each / each.sum() for each in ends)
+    assert found.max_drift == pytest.approx(np.abs(wanted - got).max(), rel=1e-5)
+
+    assert measured([short, long], [short, long], task).fault(Bounds()) is None

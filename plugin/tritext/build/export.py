@@ -18,6 +18,7 @@ from tritext import contract
 from tritext.build.halves import halved
 from tritext.build.packing import Packed
 from tritext.engines.base import FIRST_TOKENS, POSITION_IDS, SEGMENT_IDS, Graph, Precision
+from tritext.engines.torch_heads import logits_of
 from tritext.errors import ExportError
 from tritext.tasks.base import Per
 
@@ -37,8 +38,7 @@ class _Padded(torch.nn.Module):
         self.eval()  # the exporter puts back the mode of this outermost module, dropout included
 
     def forward(self, *arrays: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.model(**dict(zip(self.names, arrays, strict=True))).logits
-        return logits.float()
+        return logits_of(self.model(**dict(zip(self.names, arrays, strict=True)))).float()
 
 
 def input_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
 """Is a faster way to run the encoder accurate enough? Its answers on real texts against the fp32 checkpoint's.
 
 A candidate passes where its labels agree in at least `Bounds.agreement` of all decisions (one a text, a token, or a
-class of a multi-label text; near ties count like all others; a regression and an embedding decide nothing) and the
-99th percentile of its scores' differences is at most `Bounds.drift`.
+class of a multi-label text, two a question: where its answer starts and ends; near ties count like all others; a
+regression and an embedding decide nothing) and the 99th percentile of its scores' differences is at most
+`Bounds.drift`.
 """
 
 from collections.abc import Sequence
@@ -55,9 +56,9 @@ def accuracy(stage: EncoderStage, examples: Sequence[Example], settings: TaskSet
         for answer in answers:
             if isinstance(answer, TritextError):
                 raise answer
-            logits.append(np.atleast_2d(answer[contract.LOGITS.name][0]))
-    got, expected = np.concatenate(logits), np.concatenate([np.atleast_2d(each.logits) for each in examples])
+            logits.append(answer[contract.LOGITS.name][0])
     task = task_named(settings.task)
+    got, expected = task.judged(logits), task.judged([each.logits for each in examples])
     agree = task.decisions(got, settings)[0] == task.decisions(expected, settings)[0]
     drift = task.drift(got, expected, settings)
     return Accuracy(

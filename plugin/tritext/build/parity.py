@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tritext import contract
 from tritext.build.checkpoint import Facts
+from tritext.engines.torch_heads import logits_of
 from tritext.errors import CheckpointError, ParityError, TritextError
 from tritext.manifest import Example
 from tritext.pipeline import Pipeline, Trace
@@ -71,7 +72,7 @@ def reference(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts:
 def _logits(model: PreTrainedModel, encoded: Mapping[str, torch.Tensor], text: str) -> NDArray[np.float32]:
     try:
         with torch.inference_mode():
-            logits: NDArray[np.float32] = model(**encoded).logits[0].float().numpy()
+            logits: NDArray[np.float32] = logits_of(model(**encoded))[0].float().numpy()
     except IndexError as error:  # what an embedding raises
         raise CheckpointError(
             f"The model has no embedding for an id or a token type that its tokenizer gives for {text[:60]!r}. The two "
@@ -82,7 +83,7 @@ def _logits(model: PreTrainedModel, encoded: Mapping[str, torch.Tensor], text: s
 
 def request_for(example: Example, settings: TaskSettings) -> Request:
     """The request that a client would send for `example`, cut as the reference is."""
-    return Request(*task_named(settings.task).request(example.text, example.pair))
+    return Request(*task_named(settings.task).request(example.text, example.pair, settings))
 
 
 def encoder_request(example: Example, settings: TaskSettings) -> Request:
@@ -151,9 +152,8 @@ def _figures(examples: Sequence[Example], served: Sequence[NDArray[np.float32]],
     scale = max(1.0, *(float(np.abs(example.logits).max()) for example in examples))
     furthest = max(float(difference.max()) for difference in differences)
     bound = TOLERANCE[precision] * scale if precision in TOLERANCE else _SLACK * furthest + 1e-3 * scale
-    wanted = np.concatenate([np.atleast_2d(example.logits) for example in examples])
-    given = np.concatenate([np.atleast_2d(logits) for logits in served])
     task = task_named(settings.task)
+    wanted, given = task.judged([example.logits for example in examples]), task.judged(served)
     expected, margins = task.decisions(wanted, settings)
     got, _ = task.decisions(given, settings)
     disagree = expected != got

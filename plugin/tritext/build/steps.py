@@ -23,7 +23,8 @@ def settings_for(
 ) -> TaskSettings:
     """What the tokenizer and the postprocess stage must know; `inputs` are the graph's."""
     # The user's defaults come over the side that the checkpoint's own tokenizer is set to cut.
-    side = {"truncation": "left"} if tokenizer.truncation_side == "left" else {}
+    is_cut = task_named(facts.task).cut != "only_second"  # which is split instead
+    side = {"truncation": "left"} if tokenizer.truncation_side == "left" and is_cut else {}
     return TaskSettings(
         task=facts.task,
         labels=facts.labels,

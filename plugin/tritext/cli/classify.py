@@ -127,8 +127,10 @@ def _writer(written: OutputFormat, target: Target, info: ModelInfo, top_k: str |
 
 def _most(top_k: str | None, info: ModelInfo) -> int | None:
     """How many labels a text may get, where that is known."""
-    if top_k is None:
+    if top_k is None or not (info.labels or top_k.isdecimal()):
         return None
+    if not info.labels:
+        return int(top_k)
     return min(int(top_k), len(info.labels)) if top_k.isdecimal() else len(info.labels)
 
 

@@ -22,6 +22,7 @@ from tritext.results import Result, entries
 
 PAGE: Final = 25
 BAR: Final = 10
+_LABEL: Final = 28  # cells for a label, at most
 _NUMBERS: Final = 44  # cells for the first numbers of a vector
 LONGEST: Final = 1500  # characters of a text that are shown
 PALETTE: Final = ("cyan", "magenta", "green", "yellow", "blue", "red", "bright_cyan", "bright_magenta")
@@ -42,7 +43,8 @@ class TableWriter:
         self._is_first = True
         kinds = dict.fromkeys(_bare(label) for label in info.labels if label != "O")
         self._colors = dict(zip(kinds, cycle(PALETTE), strict=False))
-        self._label_width = min(28, max([5, *(cell_len(label) for label in info.labels)]))
+        widths = [cell_len(label) for label in info.labels] or [_LABEL]  # without labels: answers, of any length
+        self._label_width = min(_LABEL, max(5, *widths))
 
     def write(self, row: Row, result: Result) -> None:
         """Keep one; print the page when it is full."""

@@ -15,6 +15,8 @@ from tritext.client.sync import Client
 
 if TYPE_CHECKING:
     from tritext.client.results import (
+        Answer,
+        Answers,
         Classification,
         Embedding,
         Entity,
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FLUSH",
+    "Answer",
+    "Answers",
     "AsyncClient",
     "CallOptions",
     "Classification",

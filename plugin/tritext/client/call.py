@@ -216,8 +216,7 @@ def encoder(plan: Plan, task: "Task", *, ids: str = "") -> RequestEncoder:
                 f"Model {plan.model} at {plan.address} does {task.name}, which needs {tensor.name.lower()}: a list of "
                 "strings, the same for all texts of a call."
             )
-    names = [tensor.name for tensor in task.texts]
-    return RequestEncoder(plan.model, sent, (names[0], names[-1]), shared, ids=ids)
+    return RequestEncoder(plan.model, sent, task.names, shared, ids=ids)
 
 
 def _row(name: str, value: object) -> Sequence[str]:

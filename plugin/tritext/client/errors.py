@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from tritext import access, contract
+from tritext import access
 from tritext.errors import (
     AccessDenied,
     ClientError,
@@ -59,7 +59,7 @@ _PREFIX: Final = re.compile(r"^(in ensemble '[^']*', |\[request id: [^\]]*\] )+"
 _TLS: Final = re.compile(
     r"CERTIFICATE_VERIFY_FAILED|WRONG_VERSION_NUMBER|Hostname Verification Check failed|(?i:ssl handshake failed)"
 )
-_ROW: Final = re.compile(rf"\b({contract.TEXT.name}|{contract.TEXT_PAIR.name})\[(\d+)\]")
+_ROW: Final = re.compile(r"\b([A-Z_]+)\[(\d+)\]")
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,11 @@ class Options(TypedDict, total=False):
     multi_label: bool | None
     # reranking
     documents: Sequence[str] | str | None
+    # question answering
+    max_answer_length: int | None
+    handle_impossible_answer: bool | None
+    doc_stride: int | None
+    max_seq_len: int | None
     # fill-mask
     targets: Sequence[str] | str | None
 

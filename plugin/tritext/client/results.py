@@ -11,10 +11,13 @@ from tritext.results import Result
 if TYPE_CHECKING:
     from tritext.tasks.feature_extraction import Embedding
     from tritext.tasks.fill_mask import Fill, FillMask
+    from tritext.tasks.question_answering import Answer, Answers
     from tritext.tasks.text_classification import Classification, LabelScore
     from tritext.tasks.token_classification import Entity, TokenClassification
 
 __all__ = [
+    "Answer",
+    "Answers",
     "Classification",
     "Embedding",
     "Entity",

@@ -75,4 +75,12 @@ def _pooled(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str) ->
     return (hidden.float() * weights).sum(dim=1) / weights.sum(dim=1)
 
 
+def logits_of(output: Any) -> torch.Tensor:
+    """A model's logits. Of one that answers questions [R, L, 2]: that an answer starts at a token, or ends there."""
+    if "start_logits" in output:
+        return torch.stack((output["start_logits"], output["end_logits"]), dim=-1)
+    logits: torch.Tensor = output["logits"]
+    return logits
+
+
 HEADS: Final[Mapping[str, type[PreTrainedModel]]] = {"SentenceEncoder": SentenceEncoder}

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from tritext import contract
 from tritext.engines.base import FIRST_TOKENS, POSITION_IDS, SEGMENT_IDS
+from tritext.engines.torch_heads import logits_of
 
 _DEBERTA: Final = ("deberta", "deberta-v2")
 
@@ -64,7 +65,7 @@ class PackedModel:
             inputs[POSITION_IDS] = _positions(given, self._offset)
         token = _asked.set(_Asked({**inputs, **attention}, given[SEGMENT_IDS], given.get(FIRST_TOKENS), self._gather))
         try:
-            logits: torch.Tensor = self.model(input_ids=given[contract.INPUT_IDS.name]).logits
+            logits = logits_of(self.model(input_ids=given[contract.INPUT_IDS.name]))
         finally:
             _asked.reset(token)
         return (

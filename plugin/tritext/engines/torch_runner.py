@@ -19,6 +19,7 @@ from tritext.engines import torch_attention
 from tritext.engines.base import FIRST_TOKENS, POSITION_IDS, SEGMENT_IDS, IntArray, RunnerOptions
 from tritext.engines.machine import usable_cores
 from tritext.engines.torch_flat import STARTS, Flat, Shape
+from tritext.engines.torch_heads import logits_of
 from tritext.engines.torch_lane import Lane
 from tritext.engines.torch_load import Loaded, load
 from tritext.engines.torch_packing import PackedModel, block_diagonal
@@ -88,8 +89,7 @@ class TorchRunner:
         return lane.rows(self._logits, arrays)
 
     def _padded(self, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        logits: torch.Tensor = self._loaded.model(**given).logits
-        return logits
+        return logits_of(self._loaded.model(**given))
 
     def _logits(self, given: Mapping[str, torch.Tensor], longest: int = 0) -> torch.Tensor:
         """For packed inputs; `longest` text, where attention goes by text."""

@@ -7,6 +7,7 @@ from tritext.errors import CheckpointError
 from tritext.tasks import (
     feature_extraction,
     fill_mask,
+    question_answering,
     reranking,
     text_classification,
     token_classification,
@@ -23,6 +24,7 @@ TASKS: Final[Mapping[str, Task]] = {
         fill_mask.TASK,
         zero_shot_classification.TASK,
         reranking.TASK,
+        question_answering.TASK,
     )
 }
 

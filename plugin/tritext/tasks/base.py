@@ -41,7 +41,7 @@ class Task:
     outputs: ClassVar[tuple[Tensor, ...]]
     per: ClassVar[Per] = "text"
     expands: ClassVar[bool] = False  # a text becomes several rows
-    windows: ClassVar[bool] = False  # it does where a request asks for that
+    windows: ClassVar[bool] = False  # it does where a request, or its length, asks for that
     cut: ClassVar[Cut] = "longest_first"  # which text of a pair is cut
     parameters: ClassVar[type[Parameters]]
     # Of the client: what a text's answer is, and what is made of each of its K entries, of `outputs` in order.
@@ -52,6 +52,11 @@ class Task:
     def texts(self) -> tuple[Tensor, ...]:
         """Of `inputs`, those that hold a text a row: an item's first, and second."""
         return tuple(tensor for tensor in self.inputs if tensor.dims == (1,))
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Those of the tensors of an item's first and second text; of single texts the same."""
+        return self.texts[0].name, self.texts[-1].name
 
     @property
     def shared(self) -> tuple[Tensor, ...]:
@@ -95,6 +100,10 @@ class Task:
         """Logits [..., C] to scores [..., C] as a request without parameters gets them."""
         raise NotImplementedError
 
+    def judged(self, logits: Sequence[FloatArray]) -> FloatArray:
+        """Texts' logits, [C] each or [L, C], as rows [R, C] of which each decides something by itself."""
+        return np.concatenate([np.atleast_2d(each) for each in logits])
+
     def decisions(self, logits: FloatArray, settings: TaskSettings) -> tuple[NDArray[Any], FloatArray]:
         """What each row of `logits` [R, C] decides, and by what margin; empty arrays where nothing is decided."""
         del settings
@@ -116,8 +125,11 @@ class Task:
         del settings
         return None
 
-    def request(self, text: str, pair: str | None) -> tuple[dict[str, NDArray[np.object_]], dict[str, object]]:
-        """Inputs and parameters of the request whose only row is this text or pair, cut right."""
+    def request(
+        self, text: str, pair: str | None, settings: TaskSettings
+    ) -> tuple[dict[str, NDArray[np.object_]], dict[str, object]]:
+        """Inputs and parameters of the request whose first row is this text or pair, cut right where it must be."""
+        del settings
         inputs = {contract.TEXT.name: column([text])}
         if pair is not None:
             inputs[contract.TEXT_PAIR.name] = column([pair])

@@ -126,8 +126,11 @@ class RerankingTask(Task):
         documents = [text for text in texts if isinstance(text, str) and text.strip()]
         return list(zip(queries, documents, strict=True))
 
-    def request(self, text: str, pair: str | None) -> tuple[dict[str, NDArray[np.object_]], dict[str, object]]:
+    def request(
+        self, text: str, pair: str | None, settings: TaskSettings
+    ) -> tuple[dict[str, NDArray[np.object_]], dict[str, object]]:
         """One query with one document."""
+        del settings
         return {QUERY.name: column([text]), DOCUMENTS.name: column([pair or ""])}, {"truncation": "right"}
 
 

@@ -116,8 +116,11 @@ class ZeroShotClassificationTask(Task):
         words = cycle([" ".join(text.split()[:3]) for text in texts if isinstance(text, str) and text.strip()][::-1])
         return [(text, f"This example is {next(words)[:40]}.") if isinstance(text, str) else text for text in texts]
 
-    def request(self, text: str, pair: str | None) -> tuple[dict[str, NDArray[np.object_]], dict[str, object]]:
+    def request(
+        self, text: str, pair: str | None, settings: TaskSettings
+    ) -> tuple[dict[str, NDArray[np.object_]], dict[str, object]]:
         """One whose only label is the whole hypothesis."""
+        del settings
         inputs = {contract.TEXT.name: column([text]), CANDIDATE_LABELS.name: column([pair or ""])}
         return inputs, {"truncation": "right", "hypothesis_template": "{}"}
 

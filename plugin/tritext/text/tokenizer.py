@@ -28,7 +28,7 @@ class Encoded:
 
     `count` is the number of tokens before truncation, `own` how many of them no other window of the text answers for,
     1 where there are no windows. `offsets` [L, 2] and `kinds` [L] are None unless asked for; of a pair they are those
-    of the second text, and tokens of the first are SPECIAL.
+    of the second text, tokens of the first are SPECIAL, and words are what the tokenizer itself split the text into.
     """
 
     input_ids: NDArray[np.int32]
@@ -130,9 +130,13 @@ class TextTokenizer:
         if self._words is None:
             return Encoded(ids, types, count, is_cut)
         offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)[picked]
-        special = (_sequences(encoding) != int(isinstance(text, tuple)))[picked]
+        is_special = _sequences(encoding) != int(isinstance(text, tuple))
+        special = is_special[picked]
         offsets[special] = 0
-        kinds = self._words.kinds(text if isinstance(text, str) else text[1], ids, offsets, special)
+        if isinstance(text, str):
+            kinds = self._words.kinds(text, ids, offsets, special)
+        else:
+            kinds = _own_words(encoding, is_special)[picked]
         return Encoded(ids, types, count, is_cut, offsets, kinds)
 
 
@@ -148,6 +152,13 @@ def _sequences(encoding: Encoding) -> NDArray[np.int8]:
     sequence = np.array([0 if s is None else s for s in encoding.sequence_ids], dtype=np.int8)  # lost by `post_process`
     sequence[np.array(encoding.special_tokens_mask, dtype=np.bool_)] = SPECIAL
     return sequence
+
+
+def _own_words(encoding: Encoding, special: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """The kind of each token, [L], by the words that the tokenizer itself split the text into."""
+    words = np.array([-1 if word is None else word for word in encoding.word_ids])
+    starts = np.append(True, words[1:] != words[:-1])
+    return np.where(special, contract.SPECIAL, np.where(starts, contract.WORD_START, contract.SUBWORD)).astype(np.uint8)
 
 
 def _spread(characters: int) -> None:
