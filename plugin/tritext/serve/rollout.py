@@ -6,21 +6,21 @@ one load of the ensemble's new configuration switch: requests under way finish i
 the order in which a request meets them. What is not fit to serve is refused, and what answered goes on.
 """
 
-import compileall
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
 from tritext.errors import RepositoryError, ServeError, TritextError
 from tritext.progress import Silent
-from tritext.repository import CONFIG, BuiltModel, models
+from tritext.repository import CONFIG, BuiltModel, survey
 from tritext.serve import ensemble
 from tritext.serve.chain import Chain
 from tritext.serve.check import check_engine
 from tritext.serve.prepare import prepare
+from tritext.serve.selection import Refusal
 from tritext.serve.server import Server
 from tritext.serve.status import ROLLOUTS, Tell
 from tritext.serve.supervisor import Supervisor
@@ -37,13 +37,26 @@ _GONE_FOR: Final = 3  # looks in a row that a model must be missing
 class Rollouts:
     """Follows what is committed in the repository of a supervised `server`: a context manager.
 
-    Only models in `names` where it is given.
+    Only models in `names` where it is given. `refusals` are those of the start.
     """
 
-    def __init__(self, server: Server, supervisor: Supervisor, tell: Tell, names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        server: Server,
+        supervisor: Supervisor,
+        tell: Tell,
+        names: Sequence[str] | None = None,
+        refusals: Sequence[Refusal] = (),
+    ) -> None:
         self._server, self._supervisor, self._tell, self._names = server, supervisor, tell, names
         self._stopping = threading.Event()
-        self._refused: dict[str, tuple[str, int]] = {}  # model -> build, and which commit of it
+        # model -> build, and which commit of it
+        self._refused = {
+            each.name: _commit(BuiltModel(server.repository, each.name, each.build))
+            for each in reversed(refusals)
+            if each.is_final
+        }
+        self._unreadable: dict[str, str] = {}  # folder -> what was said of it
         self._incomplete: dict[str, float] = {}  # build -> when it was first seen
         self._missing: dict[str, int] = {}  # model -> looks
 
@@ -67,20 +80,36 @@ class Rollouts:
 
     def _look(self) -> None:
         try:
-            found = {model.name: model for model in models(self._server.repository)}
+            committed, faults = survey(self._server.repository)
         except (RepositoryError, OSError):
-            return  # something is being written, or the volume is away: nothing can be told
+            return  # the volume is away: nothing can be told
+        found = {model.name: model for model in committed if self._follows(model.name)}
+        self._name(faults)
         served = {model.name: model for model in self._server.models}
         for name, model in found.items():
+            if self._stopping.is_set():
+                return
             old = served.get(name)
-            if self._names is not None and name not in self._names:
-                continue
             if old and old.build == model.build:
                 self._forgive(model)
             elif self._refused.get(name) != _commit(model):
                 self._take(model, old)
-        if found:  # a repository without any model is a volume that is not mounted
-            self._let_go([model for name, model in served.items() if name not in found])
+        if committed:  # a repository without any model is a volume that is not mounted
+            self._let_go([model for name, model in served.items() if name not in {*found, *faults}])
+            for name in self._supervisor.status.unserved():
+                if name not in {*found, *faults}:
+                    self._supervisor.status.forget(name)
+
+    def _name(self, faults: Mapping[str, RepositoryError]) -> None:
+        """Say once of each folder that cannot be read that it stays as it is; others are followed."""
+        said = {name: str(error).rstrip(".") for name, error in faults.items() if self._follows(name)}
+        for name, fault in said.items():
+            if self._unreadable.get(name) != fault:
+                self._tell(f"{name} is not followed until this is put right: {fault}.")
+        self._unreadable = said
+
+    def _follows(self, name: str) -> bool:
+        return self._names is None or name in self._names
 
     def _forgive(self, model: BuiltModel) -> None:
         """The commit of a refused build was taken back."""
@@ -122,10 +151,7 @@ class Rollouts:
     def _load_and_check(self, model: BuiltModel) -> None:
         prepare([model], Silent())
         remote = self._server.remote
-        for role in model.roles:
-            # Else Python does it as the step is loaded, and Triton, which finds a new file in the folder when it loads
-            # the ensemble, loads the step once more.
-            compileall.compile_dir(model.step(role), quiet=2)
+        ensemble.compile_steps(model)
         with self._server.expecting_errors():
             for step in ensemble.steps(model)[::-1]:
                 remote.load(step, timeout=_LOAD)
@@ -155,6 +181,7 @@ class Rollouts:
         goes_on = f"build {serving} goes on answering" if serving else "nothing answers in its place"
         self._tell(f"{model.name}: build {model.build} is refused, {goes_on}: {reason}.")
         self._supervisor.status.refuse(model.name, model.build, reason)
+        self._supervisor.status.count(ROLLOUTS, model=model.name, result="refused")
         for step in ensemble.steps(model):
             self._quietly(partial(self._server.remote.start_unload, step))
 
