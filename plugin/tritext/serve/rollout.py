@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from tritext.errors import RepositoryError, ServeError, TritextError
+from tritext.naming import ENGINE_ROLE, ROLES, step_name
 from tritext.progress import Silent
 from tritext.repository import CONFIG, BuiltModel, survey
 from tritext.serve import ensemble
@@ -30,6 +31,7 @@ _LOAD: Final = 300.0  # seconds for each step: an engine may compile
 _ANSWER: Final = 30.0  # seconds for the first answers
 _COMPLETE: Final = 30.0  # seconds for files that are missing to come: they may be on their way
 _HAND_OVER: Final = 0.5  # seconds in which a request passes from one step to the next
+_LAST_SWITCH: Final = 10.0  # seconds that a switch may take which is under way when we have to stop
 _FINISH: Final = 120.0  # seconds for the last requests of an old build
 _GONE_FOR: Final = 3  # looks in a row that a model must be missing
 
@@ -50,6 +52,7 @@ class Rollouts:
     ) -> None:
         self._server, self._supervisor, self._tell, self._names = server, supervisor, tell, names
         self._stopping = threading.Event()
+        self._switching = threading.Lock()
         # model -> build, and which commit of it
         self._refused = {
             each.name: _commit(BuiltModel(server.repository, each.name, each.build))
@@ -69,6 +72,9 @@ class Rollouts:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopping.set()
+        # An ensemble that is loaded after a server has begun to let its requests finish would take new ones.
+        if self._switching.acquire(timeout=_LAST_SWITCH):
+            self._switching.release()
         self._thread.join(timeout=_HAND_OVER)
 
     def _run(self) -> None:
@@ -122,11 +128,15 @@ class Rollouts:
             return
         try:
             self._load_and_check(model)
-            self._switch(model, old)
+            with self._switching:
+                if self._stopping.is_set():
+                    return
+                self._switch(model, old)
+                self._server.replace(old, model)
         except (TritextError, OSError) as error:
-            self._refuse(model, str(error))
+            if not self._stopping.is_set():  # else it is Triton that goes
+                self._refuse(model, str(error))
             return
-        self._server.replace(old, model)
         self._supervisor.adopt(model)
         self._supervisor.status.count(ROLLOUTS, model=model.name, result="served")
         self._tell(f"{model.name}: build {model.build} answers after {time.monotonic() - begun:.1f} s"
@@ -154,6 +164,8 @@ class Rollouts:
         ensemble.compile_steps(model)
         with self._server.expecting_errors():
             for step in ensemble.steps(model)[::-1]:
+                if self._stopping.is_set():
+                    return
                 remote.load(step, timeout=_LOAD)
             infer = partial(remote.infer, timeout=_ANSWER)
             check_engine(model, infer)
@@ -199,8 +211,12 @@ class Rollouts:
             self._tell(f"{model.name} is gone from the repository and is served no more.")
 
     def _retire(self, model: BuiltModel) -> None:
-        """Unload the steps of a build that no ensemble names, each when the one before it has finished."""
-        for step in ensemble.steps(model):
+        """Unload the steps of a build that no ensemble names, each when the one before it has finished.
+
+        All that there can be: the repository may have none of them any more, and Triton then lists them no more.
+        """
+        for role in (*ROLES, ENGINE_ROLE):
+            step = step_name(model.name, role, model.build)
             if self._stopping.wait(_HAND_OVER):
                 return
             self._quietly(partial(self._server.remote.unload, {step}, time.monotonic() + _FINISH))

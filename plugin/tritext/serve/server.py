@@ -16,6 +16,7 @@ from typing import Final, Self, TypeVar
 from tritext import admission
 from tritext.engines.machine import THREADS
 from tritext.errors import ModelsUnfit, RepositoryError, ServeError, TritextError
+from tritext.in_use import InUse
 from tritext.repository import BuiltModel, committed, verify
 from tritext.serve import command, ensemble
 from tritext.serve.check import BUDGET, Checked, check_engine
@@ -70,6 +71,7 @@ class Server:
     ) -> None:
         self.repository = repository.resolve()
         self.models = ensemble.choose(self.repository, models)
+        self._in_use = InUse()
         self._by_config = False  # whether ensembles are loaded as they are served, whatever is committed
         self.checked: list[Checked] = []  # what wait_ready found of each model's engine
         self._wanted = (host, grpc_port, http_port, metrics_port)
@@ -169,6 +171,7 @@ class Server:
         if self._process is not None:
             raise ServeError("This server was started before. Make another Server.")
         self._by_config = self._generation > 0 or not self._are_committed()
+        self._in_use.keep(self.models)
         self._verify()
         installation = find()
         self._endpoints = self.protection.placed(claim(*self._wanted))
@@ -289,6 +292,7 @@ class Server:
         """Note that `new` is served from now on, and `old` no more."""
         kept = [model for model in self.models if model != old]
         self.models = [*kept, new] if new else kept
+        self._in_use.keep(self.models)
 
     def answers(self, model: BuiltModel, *, timeout: float | None = None) -> bool:
         """Whether `model` answers a short text within `timeout` seconds."""
@@ -320,6 +324,7 @@ class Server:
         """
         with self._changing:
             if self._status is not None or (self._process is None and not self._generation):
+                self._in_use.keep(())
                 return self._status or 0
             patience, self._status = 0.0, 1
         if self._process is None:  # it could not be started again
@@ -332,6 +337,7 @@ class Server:
         finally:
             self._process.end(patience)
             self._close()
+            self._in_use.keep(())
         return self._status
 
     def _close(self) -> None:
