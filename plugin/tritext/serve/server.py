@@ -332,8 +332,12 @@ class Server:
         try:
             if not self._serving:
                 self._status = int(self._process.ended)
-            elif self._drain(time.monotonic() + grace):
+            elif self._drain(deadline := time.monotonic() + grace):
                 patience, self._status = LINGER, 0
+                # Triton has given its answers; who reads them slowly may not have them yet.
+                for fence in self._fences:
+                    if not fence.stop(max(0.0, deadline - time.monotonic())):
+                        self._status = 1
         finally:
             self._process.end(patience)
             self._close()
