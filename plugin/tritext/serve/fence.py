@@ -14,13 +14,14 @@ import threading
 from concurrent.futures import Future
 from typing import Final
 
+from tritext import contract
 from tritext.errors import ServeError
 from tritext.serve.endpoints import Endpoints
 from tritext.serve.http_request import Head, Refused, check_body
 from tritext.serve.http_response import relay
 
 MAX_HEAD: Final = 64 << 10  # bytes of the request line and all header fields
-MAX_BODY: Final = 64 << 20  # bytes of a request's body
+MAX_BODY: Final = contract.MOST_BYTES  # of a request's body
 MAX_HELD: Final = 256 << 20  # bytes of all bodies that are held at a time
 MAX_CHUNKS: Final = 1 << 14  # of a body that comes in chunks
 MAX_CONNECTIONS: Final = 2000

@@ -104,6 +104,10 @@ class TokenizerStage:
 
     def _judge(self, request: Request) -> _Job | InvalidInput:
         try:
+            values = (value for array in request.inputs.values() for value in array.reshape(-1).tolist())
+            size = sum(len(value) for value in values if isinstance(value, bytes))
+            if size > contract.MOST_BYTES:
+                return _too_large(size)
             read = parameters.parse(self._task.parameters, request.parameters, self._settings.defaults)
             rows = self._task.rows(request.inputs, self._settings, read)
             if len(rows.texts) > contract.MOST_ROWS:
@@ -166,6 +170,13 @@ def _report(encoded: Sequence[Encoded], rows: Rows) -> Answer:
         contract.TRUNCATED.name: truncated,
         contract.ROW.name: of.astype(np.int32)[:, None],
     }
+
+
+def _too_large(size: int) -> InvalidInput:
+    return InvalidInput(
+        f"The request's texts have {size:,} bytes, and {contract.MOST_BYTES:,} are the most. Send fewer texts "
+        "a request."
+    )
 
 
 def _too_many(rows: int) -> InvalidInput:
