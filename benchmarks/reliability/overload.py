@@ -3,9 +3,10 @@
     python -m benchmarks.reliability.overload .demo/repository spam
 
 First the capacity, with a few callers. Then requests at 20 times that rate for a minute, each of 32 texts of mixed
-lengths, as the client sends them; full speed again right after; then 5,000 requests of one text at once. The load
-generator shares the machine. Times are seconds; what was refused and what was taken are told apart, and memory is that
-of Triton with all its steps.
+lengths, as the client sends them; full speed again right after; then 5,000 requests of one text at once, and for
+comparison 5,000 calls at once of the cheapest that Triton has (ServerLive): what the generator, the machine and gRPC
+themselves take, which no refusal can do without. The load generator shares the machine. Times are seconds; what was
+refused and what was taken are told apart, and memory is that of Triton with all its steps.
 """
 
 import sys
@@ -23,7 +24,7 @@ from benchmarks.report import write
 from tritext.bench import load
 from tritext.bench.lengths import Lengths
 from tritext.bench.load import REFUSED, Run
-from tritext.bench.served import Sender, Served
+from tritext.bench.served import METHOD, Sender, Served
 from tritext.bench.traffic import Traffic
 from tritext.serve import Server
 
@@ -34,6 +35,8 @@ TEXTS: Final = 32
 GOAL: Final = 2.0
 PERCENTILES: Final = (50, 99, 100)
 _DRAIN: Final = 60.0
+_FLOOR: Final = Traffic(payloads=[b""], counts=[[0]], texts=[0], tokens=[0])
+_LIVE: Final = "/inference.GRPCInferenceService/ServerLive"
 
 
 class Memory:
@@ -79,23 +82,23 @@ def capacity(served: Served, sent: Traffic, seconds: float = 5.0, warmup: float 
     return float(run.answered.sum() / run.seconds)
 
 
-def flood(served: Served, sent: Traffic, rate: float) -> Run:
-    """So many requests a second for a minute."""
+def flood(served: Served, sent: Traffic, rate: float, seconds: float = SECONDS) -> Run:
+    """So many requests a second."""
 
     async def main() -> Run:
         async with Sender(served, sent) as sender:
             return await load.open_loop(
-                sender.send, rate=rate, seconds=SECONDS, warmup=0.0, seed=0, cap=20_000, drain=_DRAIN
+                sender.send, rate=rate, seconds=seconds, warmup=0.0, seed=0, cap=20_000, drain=_DRAIN
             )
 
     return load.run(main())
 
 
-def burst(served: Served, sent: Traffic) -> Run:
+def burst(served: Served, sent: Traffic, method: str = METHOD) -> Run:
     """All at once."""
 
     async def main() -> Run:
-        async with Sender(served, sent) as sender:
+        async with Sender(served, sent, method) as sender:
             due = [0.0] * AT_ONCE
             return await load.scheduled_loop(sender.send, due=due, seconds=1.0, warmup=0.0, cap=AT_ONCE, drain=_DRAIN)
 
@@ -145,6 +148,7 @@ def measured(served: Served, server: Server) -> dict[str, Any]:
     with Memory(server) as memory:
         document["at_once"] = figures(burst(served, single))
     document["at_once"]["megabytes"] = memory.most
+    document["floor"] = figures(burst(served, _FLOOR, _LIVE))
     return document
 
 
@@ -153,7 +157,11 @@ def show(found: dict[str, Any]) -> None:
     table = Table(
         "", "requests", "answered", "refused", "failed", "answered p50, p99, max s", "refused p50, p99, max s"
     )
-    for title, key in ((f"{TIMES} times the capacity", "flood"), ("at once", "at_once")):
+    for title, key in (
+        (f"{TIMES} times the capacity", "flood"),
+        ("at once", "at_once"),
+        ("ServerLive at once", "floor"),
+    ):
         row = found[key]
         times = (
             ", ".join(_seconds(value) for value in row[f"{what}_seconds"].values()) for what in ("answered", "refused")

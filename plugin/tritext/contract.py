@@ -60,6 +60,9 @@ WHOLE_TEXT: Final = Tensor("text", "BYTES", (1,))
 # Rows that one request may become.
 MOST_ROWS: Final = 16_384
 
+# Of a request's texts together. HTTP takes no larger body; gRPC brings any, and Triton (2.51) has no option against it.
+MOST_BYTES: Final = 64 << 20
+
 WORD_START: Final = 0
 SUBWORD: Final = 1
 SPECIAL: Final = 2

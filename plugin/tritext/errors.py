@@ -13,6 +13,7 @@
     ├── EngineError           an engine is missing or cannot run its artefact
     ├── StageFault            a stage failed on a request that is not known to be at fault
     ├── ServeError            the server is not found, does not start, or does not get ready
+    │   └── ModelsUnfit       some of its models are at fault
     └── ClientError           a call to a server failed, and not through its input
         ├── Unavailable       nobody answers there, or the server refuses for now: worth another try
         ├── AccessDenied      the server wants an API key, or another one
@@ -23,6 +24,8 @@
 A message is a whole sentence or two: what was wrong, where, and what to do. It is shown as it stands to
 callers and on the command line, without a traceback.
 """
+
+from collections.abc import Sequence
 
 
 class TritextError(Exception):
@@ -71,6 +74,14 @@ class StageFault(TritextError):
 
 class ServeError(TritextError):
     """The server is not found, does not start, or does not get ready."""
+
+
+class ModelsUnfit(ServeError):
+    """The server cannot be had with some of its models: those in `names`."""
+
+    def __init__(self, message: str, names: Sequence[str]) -> None:
+        super().__init__(message)
+        self.names = tuple(names)
 
 
 class ClientError(TritextError):

@@ -22,6 +22,7 @@ import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -134,14 +135,36 @@ def committed(repository: Path, name: str) -> BuiltModel | None:
     folder = repository / name
     if not (folder / CONFIG).is_file():
         return None
-    if not NAME_PATTERN.fullmatch(name):
-        raise RepositoryError(f"{folder} has a name that no model can have. Rename or remove it.")
-    if not folder.resolve().is_relative_to(repository.resolve()):
-        raise RepositoryError(f"{folder} is a link out of the repository. Copy the model here instead.")
+    _check_place(folder)
     build = read_config(folder).parameters[contract.PARAM_BUILD].string_value
     if not _BUILD_PATTERN.fullmatch(build):
         raise RepositoryError(f"{folder} is a Triton model that tritext did not make, or it is damaged.")
     return BuiltModel(repository, name, build)
+
+
+def _check_place(folder: Path) -> None:
+    if not NAME_PATTERN.fullmatch(folder.name):
+        raise RepositoryError(f"{folder} has a name that no model can have. Rename or remove it.")
+    if not folder.resolve().is_relative_to(folder.parent.resolve()):
+        raise RepositoryError(f"{folder} is a link out of the repository. Copy the model here instead.")
+
+
+def earlier(repository: Path, name: str, build: str | None) -> list[BuiltModel]:
+    """The builds of `name` to fall back to from the committed `build`, the best first; None: it cannot be told which.
+
+    First the one that it replaced, then the newest. None that took its place and was gone back from.
+    """
+    _check_place(repository / name)
+    records = {}
+    for folder in (repository / name / BUILDS).glob("*"):
+        with suppress(RepositoryError):  # without its record a build cannot be checked
+            if _BUILD_PATTERN.fullmatch(folder.name):
+                records[folder.name] = Manifest.read(folder)
+    current = records.pop(build, None) if build else None
+    replaced = current.replaces if current else None
+    found = [each for each in records if build is None or records[each].replaces != build]
+    best = sorted(found, key=lambda each: (each == replaced, records[each].created), reverse=True)
+    return [BuiltModel(repository, name, each) for each in best]
 
 
 def is_ours(folder: Path) -> bool:
@@ -154,12 +177,26 @@ def is_ours(folder: Path) -> bool:
         return False
 
 
-def models(repository: Path) -> list[BuiltModel]:
-    """Every committed model in `repository`, by name; folders that tritext did not make are left out.
+def survey(repository: Path) -> tuple[list[BuiltModel], dict[str, RepositoryError]]:
+    """Every committed model in `repository`, by name, and what is wrong with the folders that have none to be read.
 
-    RepositoryError where `repository` is not a folder.
+    Folders that tritext did not make are left out. RepositoryError where `repository` is not a folder.
     """
     if not repository.is_dir():
         raise RepositoryError(f"{repository} is not a folder. `tritext build` makes a model repository.")
-    names = sorted(folder.name for folder in repository.iterdir() if (folder / BUILDS).is_dir())
-    return [model for name in names if (model := committed(repository, name))]
+    found, faults = [], {}
+    for name in sorted(folder.name for folder in repository.iterdir() if (folder / BUILDS).is_dir()):
+        try:
+            if model := committed(repository, name):
+                found.append(model)
+        except RepositoryError as error:
+            faults[name] = error
+    return found, faults
+
+
+def models(repository: Path) -> list[BuiltModel]:
+    """Every committed model in `repository`, by name; RepositoryError, as `survey`, where one cannot be read."""
+    found, faults = survey(repository)
+    for error in faults.values():
+        raise error
+    return found

@@ -260,8 +260,7 @@ def test_a_model_that_does_not_answer_is_named(tmp_path: Path, start: Start) -> 
 
 
 def test_an_engine_that_is_wrong_here_is_refused(tmp_path: Path, start: Start) -> None:
-    toy.write(tmp_path / "repo", "fine")
-    toy.write(tmp_path / "repo", "toy", bias=0.25)
+    toy.write(tmp_path / "repo", bias=0.25)
     code, out, err = finish(start(tmp_path / "repo"))
     assert (code, out) == (1, "")
     assert "Model toy (build 0000abcd, toy fp32) is wrong on this machine: for the text 'Hi' its logits" in err

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
+import time
 from collections.abc import Callable, Iterator
 from itertools import count, pairwise
 from pathlib import Path
@@ -18,6 +20,7 @@ import pytest
 
 from building import answers, make_checkpoint, quick_build, snapshot
 from crashing import Points, played_back, record
+from tritext.build import release
 from tritext.build.staging import LOCK, STAGING, staging
 from tritext.errors import RepositoryError
 from tritext.naming import ROLES, step_name
@@ -493,3 +496,29 @@ def test_a_loaded_model_goes_on_while_it_is_replaced(copy: Path, other_checkpoin
     before = pipeline.run(request)[0].tensors["SCORE"].tolist()
     quick_build(other_checkpoint, copy, "texts")
     assert pipeline.run(request)[0].tensors["SCORE"].tolist() == before
+
+
+def test_the_way_back_begins_at_what_others_commit_meanwhile(copy: Path, other_checkpoint: Path) -> None:
+    first = model(copy)
+    quick_build(other_checkpoint, copy, "texts")
+    outcome: list[BuiltModel | RepositoryError] = []
+
+    def go_back() -> None:
+        try:
+            outcome.append(release.rollback(copy, "texts"))
+        except RepositoryError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=go_back)
+    with staging(copy, "texts"):
+        thread.start()
+        time.sleep(0.3)  # it waits for the lock by now
+        shutil.copy(first.folder / CONFIG, copy / "texts" / CONFIG)
+    thread.join()
+    assert "has no build before" in str(outcome[0])
+
+
+def test_a_way_back_that_there_is_not_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(RepositoryError, match="has no model texts"):
+        release.rollback(tmp_path / "nowhere", "texts")
+    assert not (tmp_path / "nowhere").exists()

@@ -150,7 +150,7 @@ Spoil = Callable[[Path], object]
 )
 def test_serving_refuses_whatever_is_not_as_it_was_built(copy: Path, spoil: Spoil) -> None:
     spoil(model(copy).step("encoder") / "model.onnx")
-    command = [sys.executable, "-c", "from tritext.cli import main; main()", "serve", str(copy)]
+    command = [sys.executable, "-c", "from tritext.cli import main; main()", "serve", str(copy), "--model", "texts"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 1
     assert re.fullmatch(r"error: texts is not as it was built: texts_encoder_\w{8}/1/model\.onnx in .*\n", ran.stderr)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from building import text_inputs
-from tritext import errors
+from tritext import contract, errors
 from tritext.errors import EngineError, InvalidInput, Overloaded, StageFault, TritextError
 from tritext.pipeline import Pipeline, Trace
 from tritext.repository import BuiltModel, committed
@@ -394,3 +394,14 @@ def test_refusals_have_a_code_and_are_counted_by_reason(adapter: Callable[[type]
 def test_unreadable_requests_alone(adapter: Callable[[type], Any]) -> None:
     (response,) = adapter(Echo).execute([FakeRequest("[", IN=np.ones((1, 1)))])
     assert response.error.code == "INTERNAL"
+
+
+def test_texts_beyond_all_measure_are_refused_before_they_are_tokenized(repository: Path) -> None:
+    model = committed(repository, "texts")
+    assert model is not None
+    stage = TokenizerStage.load(model.step("tokenizer"))
+    large = Request(text_inputs(["a " * (contract.MOST_BYTES // 4), "a " * (contract.MOST_BYTES // 4 + 1)]), {})
+    refused, answered = stage.process([large, Request(text_inputs(["Hello"]), {})])
+    assert isinstance(refused, InvalidInput)
+    assert "bytes, and 67,108,864 are the most" in str(refused)
+    assert isinstance(answered, dict)

@@ -97,10 +97,10 @@ def _token_counts(response: Any) -> list[int]:
 
 
 class Sender:
-    """Sends the requests of `traffic` over one connection; belongs to the running event loop."""
+    """Sends the requests of `traffic` to `method` over one connection; belongs to the running event loop."""
 
-    def __init__(self, served: Served, traffic: Traffic) -> None:
-        self._served, self._payloads = served, traffic.payloads
+    def __init__(self, served: Served, traffic: Traffic, method: str = METHOD) -> None:
+        self._served, self._payloads, self._method = served, traffic.payloads, method
         self._connecting = asyncio.Lock()
         self._connection: Connection | None = None
         self.kept: dict[int, bytes] = {}
@@ -134,7 +134,7 @@ class Sender:
             served, loop = self._served, asyncio.get_running_loop()
             headers = wire.metadata(served.security.api_key)
             opening = loop.create_connection(
-                lambda: Connection(served.address, METHOD, served.timeout, headers),
+                lambda: Connection(served.address, self._method, served.timeout, headers),
                 *served.host_and_port,
                 ssl=served.security.context(),
             )

@@ -13,6 +13,7 @@ from typing import Final
 
 from tritext.build.staging import has_leftovers, staging
 from tritext.errors import RepositoryError
+from tritext.in_use import is_in_use
 from tritext.manifest import sha256
 from tritext.naming import ENGINE_ROLE, ROLES, STEP_PATTERN, step_name
 from tritext.repository import BUILDS, CONFIG, NAME_PATTERN, VERSION, BuiltModel, committed, is_ours
@@ -87,7 +88,7 @@ def _switch(ensemble: Path, folder: Path, build: str) -> None:
 
 
 def clean(repository: Path, name: str, staged: Path) -> None:
-    """Remove every build of `name` but the committed one and the one before it, by way of `staged`.
+    """Remove every build of `name` but the committed one, the one before it and any that is served, by way of `staged`.
 
     Nothing is removed where it cannot be told which one is committed.
     """
@@ -104,7 +105,8 @@ def clean(repository: Path, name: str, staged: Path) -> None:
             keep.add(model.manifest().replaces)
     trash = staged / _TRASH
     trash.mkdir(exist_ok=True)
-    records = (repository / name / BUILDS).glob("*")
+    records = list((repository / name / BUILDS).glob("*"))
+    keep |= {record.name for record in records if record.name not in keep and is_in_use(record)}
     for folder in [*_steps(repository, name), *records]:
         if folder.name.rpartition("_")[2] not in keep:
             # Whole, or gone: a step without its configuration would keep Triton from starting.

@@ -50,6 +50,16 @@ def rollback(repository: Path, name: str, build: str | None = None) -> BuiltMode
 
     RepositoryError where it is not there any more, or damaged.
     """
+    _present(repository, name)
+    with staging(repository, name) as staged:  # what others commit meanwhile is not gone back from unseen
+        model = _way_back(repository, name, build)
+        shutil.copy(model.folder / CONFIG, staged / CONFIG)
+        read_config(staged)
+        (staged / CONFIG).replace(repository / name / CONFIG)
+    return model
+
+
+def _way_back(repository: Path, name: str, build: str | None) -> BuiltModel:
     current = _present(repository, name)
     wanted = build or current.manifest().replaces
     there = sorted(folder.name for folder in (repository / name / BUILDS).iterdir() if (folder / CONFIG).is_file())
@@ -62,10 +72,6 @@ def rollback(repository: Path, name: str, build: str | None = None) -> BuiltMode
     model = BuiltModel(repository, name, wanted)
     if damage := model.damage(is_committed=False):
         raise RepositoryError(f"Build {wanted} of {name} is missing or not as built: {', '.join(damage[:3])}.")
-    with staging(repository, name) as staged:
-        shutil.copy(model.folder / CONFIG, staged / CONFIG)
-        read_config(staged)
-        (staged / CONFIG).replace(repository / name / CONFIG)
     return model
 
 

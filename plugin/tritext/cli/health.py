@@ -40,11 +40,13 @@ def health(
 
     Triton says that it is ready also where a step of a model is dead.
     """
-    from tritext.serve.ensemble import choose, sample_arrays
+    from tritext.serve.ensemble import sample_arrays
+    from tritext.serve.selection import Selection
 
+    selection = Selection(repository, model, typer.echo)
     remote = _remote(url, timeout, tls_cert, key_from(api_key_file))
-    times, faults = {}, []
-    for each in choose(repository.resolve(), model):
+    times, faults = {}, selection.missing()
+    for each in selection.models:
         begun = time.monotonic()
         try:
             remote.infer(each.name, sample_arrays(each))

@@ -4,7 +4,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -23,6 +23,7 @@ from tritext.errors import ServeError
 
 if TYPE_CHECKING:
     from tritext.serve import Server
+    from tritext.serve.selection import Selection
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -101,15 +102,16 @@ def serve(
 ) -> None:
     """Serve the models of REPO until stopped (Ctrl-C), and let the requests in flight finish then."""
     from tritext.serve import Server, find  # half a second that no other command should pay
-    from tritext.serve.prepare import prepare
     from tritext.serve.protection import Protection
+    from tritext.serve.selection import Selection
     from tritext.serve.trace import Trace
 
     logs = Logs.of(log_format)
     console = logs.console
+    selection = Selection(repository, model, partial(_say, console))
     server = Server(
         repository,
-        models=model,
+        models=selection.models,
         host=host,
         grpc_port=grpc_port,
         http_port=http_port,
@@ -131,9 +133,10 @@ def serve(
     )
     with _until_signalled():
         with TerminalProgress(console) as progress:
-            prepare(server.models, progress)
+            selection.prepare(progress)
+        server.models = list(selection.models)
         limit = None if step_memory is None else int(step_memory * 1e9)
-        _run(console, server, Limits(timeout, health_port, limit, model, watch), as_json=as_json)
+        _run(console, server, selection, Limits(timeout, health_port, limit, model, watch), as_json=as_json)
     if server.stop():
         raise ServeError("Stopped, but requests in flight did not finish in time and were cut off.")
     console.print("Stopped.")
@@ -150,20 +153,22 @@ class Limits:
     watch: bool
 
 
-def _run(console: Console, server: "Server", limits: Limits, *, as_json: bool) -> None:
+def _run(console: Console, server: "Server", selection: "Selection", limits: Limits, *, as_json: bool) -> None:
     """Start, say when it is ready, and keep it so until somebody stops it."""
     from tritext.serve.readiness import Readiness
     from tritext.serve.rollout import Rollouts
     from tritext.serve.supervisor import Supervisor
 
     begun = time.monotonic()
-    with server:
+    with ExitStack() as stack:
+        stack.callback(server.stop)
         try:
-            server.wait_ready(limits.timeout)
+            selection.bring_up(server, limits.timeout)
             supervisor = Supervisor(server, partial(_say, console), step_memory=limits.step_memory)
-            rollouts = Rollouts(server, supervisor, partial(_say, console), limits.models)
+            rollouts = Rollouts(server, supervisor, partial(_say, console), limits.models, selection.refusals)
             endpoint = Readiness(supervisor.status, server.endpoints.address, limits.health_port)
             with supervisor, endpoint as readiness, rollouts if limits.watch else nullcontext():
+                selection.record(supervisor.status)
                 _tell(console, server, time.monotonic() - begun)
                 ready_url = f"{server.endpoints.url(readiness.port)}/ready"
                 with suppress(BrokenPipeError):  # whoever read the endpoints may be gone

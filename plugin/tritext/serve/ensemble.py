@@ -1,8 +1,9 @@
 """What a server needs to know of a committed model: which there are, what they take, what they are made of."""
 
+import compileall
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,22 +17,29 @@ from tritext.serve.remote import Arrays, text
 SAMPLE: Final = "Does this server answer?"
 
 
-def choose(repository: Path, names: Sequence[str] | None) -> list[BuiltModel]:
-    """The committed models of `repository`, or those of `names` alone.
+def choose(repository: Path, wanted: Sequence[str] | Sequence[BuiltModel] | None) -> list[BuiltModel]:
+    """The committed models of `repository`, or those that are `wanted`, which may be given by their names.
 
     ServeError where there is none, RepositoryError where the record of one cannot be read.
     """
-    found = {model.name: model for model in models(repository)}
+    given = {each.name: each for each in wanted or () if isinstance(each, BuiltModel)}
+    found = given or {model.name: model for model in models(repository)}
+    names = [each.name if isinstance(each, BuiltModel) else each for each in wanted or ()]
+    chosen = [found[name] for name in choose_names(repository, names, found)]
+    for model in chosen:
+        model.manifest()
+    return chosen
+
+
+def choose_names(repository: Path, names: Sequence[str], found: Collection[str]) -> list[str]:
+    """Those of `names` that were `found` in `repository`, all where there are none; ServeError where one was not."""
     if not found:
         raise ServeError(
             f"{repository} has no model. `tritext build CHECKPOINT --name NAME --out {repository}` adds one."
         )
-    if unknown := [name for name in names or () if name not in found]:
+    if unknown := [name for name in names if name not in found]:
         raise ServeError(f"{repository} has no model {', '.join(unknown)} (--model). It has {', '.join(found)}.")
-    chosen = [found[name] for name in dict.fromkeys(names or found)]
-    for model in chosen:
-        model.manifest()
-    return chosen
+    return list(dict.fromkeys(names or found))
 
 
 def sample(model: BuiltModel) -> dict[str, str]:
@@ -56,6 +64,16 @@ def loads(model: BuiltModel) -> list[str]:
     """What Triton must be told to load: the ensemble, which brings its steps, and what those call by themselves."""
     engine = [step_name(model.name, ENGINE_ROLE, model.build)] if ENGINE_ROLE in model.roles else []
     return [*engine, model.name]
+
+
+def compile_steps(model: BuiltModel) -> None:
+    """Compile the Python of a model whose steps are loaded before its ensemble.
+
+    Else Python does it as a step is loaded, and Triton, which finds a new file in the folder when it loads the
+    ensemble, loads the step once more.
+    """
+    for role in model.roles:
+        compileall.compile_dir(model.step(role), quiet=2)
 
 
 def native_steps(models: Sequence[BuiltModel]) -> list[str]:

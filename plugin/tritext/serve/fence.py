@@ -14,19 +14,21 @@ import threading
 from concurrent.futures import Future
 from typing import Final
 
+from tritext import contract
 from tritext.errors import ServeError
 from tritext.serve.endpoints import Endpoints
 from tritext.serve.http_request import Head, Refused, check_body
 from tritext.serve.http_response import relay
 
 MAX_HEAD: Final = 64 << 10  # bytes of the request line and all header fields
-MAX_BODY: Final = 64 << 20  # bytes of a request's body
+MAX_BODY: Final = contract.MOST_BYTES  # of a request's body
 MAX_HELD: Final = 256 << 20  # bytes of all bodies that are held at a time
 MAX_CHUNKS: Final = 1 << 14  # of a body that comes in chunks
 MAX_CONNECTIONS: Final = 2000
 IDLE: Final = 120.0  # seconds between two requests
 STALLED: Final = 30.0  # seconds without a byte of a request that has begun
 _PIECE: Final = 1 << 16
+_LOOK: Final = 0.02  # seconds
 
 _HOP: Final = frozenset(
     {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"content-length", b"expect"}
@@ -44,6 +46,9 @@ class Fence:
         self.max_body = max_body
         self._address, self._port, self._inner = address, port, inner
         self._connections, self._held = 0, 0
+        self.answering = 0  # connections with a request under way
+        self.is_closing = False
+        self._patience = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._live, name="tritext fence", daemon=True)
@@ -58,12 +63,17 @@ class Fence:
         except OSError as error:
             raise ServeError(f"Port {self._port} on {self._address} cannot be opened: {error.strerror}.") from error
 
-    def stop(self) -> None:
-        """Take no more requests, and let go of the connections that there are. Does no harm twice."""
+    def stop(self, patience: float = 0.0) -> bool:
+        """Take no more requests; whether those under way were answered within `patience` seconds.
+
+        All connections are let go in any case. Does no harm twice.
+        """
+        self._patience = patience
         with contextlib.suppress(RuntimeError):  # it has ended
             self._loop.call_soon_threadsafe(self._ended.set)
         if self._thread.is_alive():
-            self._thread.join(timeout=5)
+            self._thread.join(timeout=patience + 5)
+        return self.answering == 0
 
     def _live(self) -> None:
         try:
@@ -78,17 +88,24 @@ class Fence:
             self._opened.set_exception(error)
             return
         self._opened.set_result(None)
-        async with server:
-            await self._ended.wait()
+        await self._ended.wait()
+        self.is_closing = True
+        server.close()
+        deadline = self._loop.time() + self._patience
+        while self.answering and self._loop.time() < deadline:
+            await asyncio.sleep(_LOOK)
+        left = self.answering
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.answering = left
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - asyncio runs this as a task
         self._tasks.add(task)
         self._connections += 1
+        writer.transport.set_write_buffer_limits(0)  # what has been answered has been sent
         try:
             await _Connection(self, reader, writer).run(self._inner)
         except Refused as refused:
@@ -148,7 +165,8 @@ class _Connection:
         self._fence.check_room()
         upstream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         try:
-            while (head := await self._head()) is not None:
+            while not self._fence.is_closing and (head := await self._head()) is not None:
+                self._fence.answering += 1
                 try:
                     body = await self._body(head)
                     await _checked(body, head.get(_JSON_LENGTH))
@@ -159,6 +177,7 @@ class _Connection:
                     await upstream[1].drain()
                     again = await relay(upstream[0], self._writer, head.method)
                 finally:
+                    self._fence.answering -= 1
                     self._let_go()
                 if not (again and head.goes_on):
                     return

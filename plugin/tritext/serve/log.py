@@ -54,6 +54,7 @@ class Log:
         self._sink = sink
         self._lines: deque[str] = deque(maxlen=200)
         self._failures: dict[int, str] = {}
+        self._culprits: dict[int, str] = {}
         self._pending: set[str] = set()
         self._lock = threading.Lock()
         self._hushed = 0
@@ -113,6 +114,8 @@ class Log:
             if found := pattern.search(message):
                 groups = found.groupdict()
                 model = f"{groups['model']}: " if groups.get("model") else ""
+                if model:
+                    self._culprits.setdefault(rank, groups["model"])
                 self._failures.setdefault(rank, f"{model}{_shorten(groups['reason'])}")
                 return
 
@@ -126,6 +129,12 @@ class Log:
         """Why a start failed, as far as the log tells: the line nearest to the cause."""
         with self._lock:
             return self._failures[min(self._failures)] if self._failures else None
+
+    @property
+    def culprit(self) -> str | None:
+        """The model, or step of one, that the log makes answerable for a start that failed."""
+        with self._lock:
+            return self._culprits[min(self._culprits)] if self._culprits else None
 
     @property
     def hopeless(self) -> bool:

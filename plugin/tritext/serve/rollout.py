@@ -6,21 +6,22 @@ one load of the ensemble's new configuration switch: requests under way finish i
 the order in which a request meets them. What is not fit to serve is refused, and what answered goes on.
 """
 
-import compileall
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
 from tritext.errors import RepositoryError, ServeError, TritextError
+from tritext.naming import ENGINE_ROLE, ROLES, step_name
 from tritext.progress import Silent
-from tritext.repository import CONFIG, BuiltModel, models
+from tritext.repository import CONFIG, BuiltModel, survey
 from tritext.serve import ensemble
 from tritext.serve.chain import Chain
 from tritext.serve.check import check_engine
 from tritext.serve.prepare import prepare
+from tritext.serve.selection import Refusal
 from tritext.serve.server import Server
 from tritext.serve.status import ROLLOUTS, Tell
 from tritext.serve.supervisor import Supervisor
@@ -30,6 +31,7 @@ _LOAD: Final = 300.0  # seconds for each step: an engine may compile
 _ANSWER: Final = 30.0  # seconds for the first answers
 _COMPLETE: Final = 30.0  # seconds for files that are missing to come: they may be on their way
 _HAND_OVER: Final = 0.5  # seconds in which a request passes from one step to the next
+_LAST_SWITCH: Final = 10.0  # seconds that a switch may take which is under way when we have to stop
 _FINISH: Final = 120.0  # seconds for the last requests of an old build
 _GONE_FOR: Final = 3  # looks in a row that a model must be missing
 
@@ -37,13 +39,27 @@ _GONE_FOR: Final = 3  # looks in a row that a model must be missing
 class Rollouts:
     """Follows what is committed in the repository of a supervised `server`: a context manager.
 
-    Only models in `names` where it is given.
+    Only models in `names` where it is given. `refusals` are those of the start.
     """
 
-    def __init__(self, server: Server, supervisor: Supervisor, tell: Tell, names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        server: Server,
+        supervisor: Supervisor,
+        tell: Tell,
+        names: Sequence[str] | None = None,
+        refusals: Sequence[Refusal] = (),
+    ) -> None:
         self._server, self._supervisor, self._tell, self._names = server, supervisor, tell, names
         self._stopping = threading.Event()
-        self._refused: dict[str, tuple[str, int]] = {}  # model -> build, and which commit of it
+        self._switching = threading.Lock()
+        # model -> build, and which commit of it
+        self._refused = {
+            each.name: _commit(BuiltModel(server.repository, each.name, each.build))
+            for each in reversed(refusals)
+            if each.is_final
+        }
+        self._unreadable: dict[str, str] = {}  # folder -> what was said of it
         self._incomplete: dict[str, float] = {}  # build -> when it was first seen
         self._missing: dict[str, int] = {}  # model -> looks
 
@@ -56,6 +72,9 @@ class Rollouts:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopping.set()
+        # An ensemble that is loaded after a server has begun to let its requests finish would take new ones.
+        if self._switching.acquire(timeout=_LAST_SWITCH):
+            self._switching.release()
         self._thread.join(timeout=_HAND_OVER)
 
     def _run(self) -> None:
@@ -67,20 +86,36 @@ class Rollouts:
 
     def _look(self) -> None:
         try:
-            found = {model.name: model for model in models(self._server.repository)}
+            committed, faults = survey(self._server.repository)
         except (RepositoryError, OSError):
-            return  # something is being written, or the volume is away: nothing can be told
+            return  # the volume is away: nothing can be told
+        found = {model.name: model for model in committed if self._follows(model.name)}
+        self._name(faults)
         served = {model.name: model for model in self._server.models}
         for name, model in found.items():
+            if self._stopping.is_set():
+                return
             old = served.get(name)
-            if self._names is not None and name not in self._names:
-                continue
             if old and old.build == model.build:
                 self._forgive(model)
             elif self._refused.get(name) != _commit(model):
                 self._take(model, old)
-        if found:  # a repository without any model is a volume that is not mounted
-            self._let_go([model for name, model in served.items() if name not in found])
+        if committed:  # a repository without any model is a volume that is not mounted
+            self._let_go([model for name, model in served.items() if name not in {*found, *faults}])
+            for name in self._supervisor.status.unserved():
+                if name not in {*found, *faults}:
+                    self._supervisor.status.forget(name)
+
+    def _name(self, faults: Mapping[str, RepositoryError]) -> None:
+        """Say once of each folder that cannot be read that it stays as it is; others are followed."""
+        said = {name: str(error).rstrip(".") for name, error in faults.items() if self._follows(name)}
+        for name, fault in said.items():
+            if self._unreadable.get(name) != fault:
+                self._tell(f"{name} is not followed until this is put right: {fault}.")
+        self._unreadable = said
+
+    def _follows(self, name: str) -> bool:
+        return self._names is None or name in self._names
 
     def _forgive(self, model: BuiltModel) -> None:
         """The commit of a refused build was taken back."""
@@ -93,11 +128,15 @@ class Rollouts:
             return
         try:
             self._load_and_check(model)
-            self._switch(model, old)
+            with self._switching:
+                if self._stopping.is_set():
+                    return
+                self._switch(model, old)
+                self._server.replace(old, model)
         except (TritextError, OSError) as error:
-            self._refuse(model, str(error))
+            if not self._stopping.is_set():  # else it is Triton that goes
+                self._refuse(model, str(error))
             return
-        self._server.replace(old, model)
         self._supervisor.adopt(model)
         self._supervisor.status.count(ROLLOUTS, model=model.name, result="served")
         self._tell(f"{model.name}: build {model.build} answers after {time.monotonic() - begun:.1f} s"
@@ -122,12 +161,11 @@ class Rollouts:
     def _load_and_check(self, model: BuiltModel) -> None:
         prepare([model], Silent())
         remote = self._server.remote
-        for role in model.roles:
-            # Else Python does it as the step is loaded, and Triton, which finds a new file in the folder when it loads
-            # the ensemble, loads the step once more.
-            compileall.compile_dir(model.step(role), quiet=2)
+        ensemble.compile_steps(model)
         with self._server.expecting_errors():
             for step in ensemble.steps(model)[::-1]:
+                if self._stopping.is_set():
+                    return
                 remote.load(step, timeout=_LOAD)
             infer = partial(remote.infer, timeout=_ANSWER)
             check_engine(model, infer)
@@ -155,6 +193,7 @@ class Rollouts:
         goes_on = f"build {serving} goes on answering" if serving else "nothing answers in its place"
         self._tell(f"{model.name}: build {model.build} is refused, {goes_on}: {reason}.")
         self._supervisor.status.refuse(model.name, model.build, reason)
+        self._supervisor.status.count(ROLLOUTS, model=model.name, result="refused")
         for step in ensemble.steps(model):
             self._quietly(partial(self._server.remote.start_unload, step))
 
@@ -172,8 +211,12 @@ class Rollouts:
             self._tell(f"{model.name} is gone from the repository and is served no more.")
 
     def _retire(self, model: BuiltModel) -> None:
-        """Unload the steps of a build that no ensemble names, each when the one before it has finished."""
-        for step in ensemble.steps(model):
+        """Unload the steps of a build that no ensemble names, each when the one before it has finished.
+
+        All that there can be: the repository may have none of them any more, and Triton then lists them no more.
+        """
+        for role in (*ROLES, ENGINE_ROLE):
+            step = step_name(model.name, role, model.build)
             if self._stopping.wait(_HAND_OVER):
                 return
             self._quietly(partial(self._server.remote.unload, {step}, time.monotonic() + _FINISH))

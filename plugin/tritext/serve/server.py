@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -15,8 +15,9 @@ from typing import Final, Self, TypeVar
 
 from tritext import admission
 from tritext.engines.machine import THREADS
-from tritext.errors import ServeError
-from tritext.repository import BuiltModel, verify
+from tritext.errors import ModelsUnfit, RepositoryError, ServeError, TritextError
+from tritext.in_use import InUse
+from tritext.repository import BuiltModel, committed, verify
 from tritext.serve import command, ensemble
 from tritext.serve.check import BUDGET, Checked, check_engine
 from tritext.serve.endpoints import Endpoints, claim
@@ -39,7 +40,7 @@ T = TypeVar("T")
 
 
 class Server:
-    """Triton with the committed models of `repository`, or those of `models` alone.
+    """Triton with the committed models of `repository`, or those of `models` alone, be it in another build.
 
     A context manager: entering starts it, leaving stops it. Port 0 picks a free one. Lines of Triton's log at
     `log_level` or above go to `log`, one call a line, from a thread of its own (default: to standard error), written as
@@ -54,7 +55,7 @@ class Server:
         self,
         repository: Path,
         *,
-        models: Sequence[str] | None = None,
+        models: Sequence[str] | Sequence[BuiltModel] | None = None,
         host: str = "127.0.0.1",
         grpc_port: int = 8001,
         http_port: int = 8000,
@@ -70,6 +71,8 @@ class Server:
     ) -> None:
         self.repository = repository.resolve()
         self.models = ensemble.choose(self.repository, models)
+        self._in_use = InUse()
+        self._by_config = False  # whether ensembles are loaded as they are served, whatever is committed
         self.checked: list[Checked] = []  # what wait_ready found of each model's engine
         self._wanted = (host, grpc_port, http_port, metrics_port)
         self._log_to = (log_level, log or _to_stderr, log_format)
@@ -163,18 +166,19 @@ class Server:
     def start(self) -> None:
         """Start Triton and return at once; ServeError where it is not found or a port cannot be had.
 
-        RepositoryError where a file of a model is not as it was built.
+        ModelsUnfit where a file of a model is not as it was built.
         """
         if self._process is not None:
             raise ServeError("This server was started before. Make another Server.")
-        verify(self.models, is_committed=self._generation == 0)
+        self._by_config = self._generation > 0 or not self._are_committed()
+        self._in_use.keep(self.models)
+        self._verify()
         installation = find()
         self._endpoints = self.protection.placed(claim(*self._wanted))
         self._log = Log(*self._log_to)
         key = secrets.token_urlsafe(24)
         segments = f"tritext_{os.getpid()}_{secrets.token_hex(4)}_"
-        # As it is committed; or, once more, as it was served, whatever has been committed since and perhaps refused.
-        loads = ensemble.loads if self._generation == 0 else ensemble.steps
+        loads = ensemble.steps if self._by_config else ensemble.loads
         names = [name for model in self.models for name in loads(model)]
         extra = (*ensemble.backend_flags(self.models), *self.protection.flags(), *self._arguments)
         self._remote = self.protection.connect(self._endpoints, key)
@@ -197,7 +201,8 @@ class Server:
         """Wait until every model answers a text, and check every engine against its reference answers.
 
         ServeError, with the reason and the last lines of the log, where that does not come to pass within
-        `timeout` seconds. The server then still has to be stopped.
+        `timeout` seconds: ModelsUnfit where it is known which models are at fault. The server then still has to be
+        stopped.
         """
         deadline = time.monotonic() + timeout
         remote = _started(self._remote)
@@ -207,38 +212,74 @@ class Server:
         remote.timeout = max(1.0, deadline - time.monotonic())
         for model in self.models:
             try:
-                if self._generation:
+                if self._by_config:
                     remote.load(model.name, model.config())
                 remote.infer(model.name, ensemble.sample_arrays(model))
             except ServeError as error:
-                raise self._failed(str(error)) from error
-        budget = BUDGET / max(1, len(self.models))
-        self.checked = [check_engine(model, remote.infer, budget=budget) for model in self.models]
+                raise self._failed(str(error), [model]) from error
+        self.checked = [self._check(model) for model in self.models]
         remote.timeout = _PATIENCE
+
+    def _verify(self) -> None:
+        for model in self.models:
+            try:
+                verify([model], is_committed=not self._by_config)
+            except RepositoryError as error:
+                raise ModelsUnfit(str(error), [model.name]) from error
+            if self._by_config:
+                ensemble.compile_steps(model)
+
+    def _are_committed(self) -> bool:
+        try:
+            return all(committed(self.repository, model.name) == model for model in self.models)
+        except RepositoryError:
+            return False
+
+    def _check(self, model: BuiltModel) -> Checked:
+        try:
+            return check_engine(model, self.remote.infer, budget=BUDGET / len(self.models))
+        except TritextError as error:
+            raise ModelsUnfit(str(error), [model.name]) from error
 
     def _raise_if_failed(self, deadline: float, timeout: float) -> None:
         """Triton opens its ports when all models are loaded; until then, wait a little and look for trouble."""
         process = _started(self._process)
         if process.wait(POLL):
-            raise self._failed(f"Triton stopped before it was ready ({process.how_it_ended()})")
+            # Who of several that were loading made it crash, nobody knows.
+            late = self._models_of(self._log.pending)
+            how = process.how_it_ended()
+            culprits = self._culprits() or (late if len(late) == 1 else [])
+            raise self._failed(f"Triton stopped before it was ready ({how})", culprits)
         if self._log.hopeless:
-            raise self._failed("A model cannot be loaded")
+            raise self._failed("A model cannot be loaded", self._culprits())
         if time.monotonic() > deadline:
-            pending = f"; {', '.join(self._log.pending)} still loading" if self._log.pending else ""
-            raise self._failed(f"Triton was not ready within {timeout:g} s{pending}. --timeout gives it longer")
+            steps = self._log.pending
+            pending = f"; {', '.join(steps)} still loading" if steps else ""
+            what = f"Triton was not ready within {timeout:g} s{pending}. --timeout gives it longer"
+            raise self._failed(what, self._models_of(steps))
 
-    def _failed(self, what: str) -> ServeError:
+    def _culprits(self) -> list[BuiltModel]:
+        """Those that the log makes answerable for a start that failed."""
+        return self._models_of([self._log.culprit] if self._log.culprit else [])
+
+    def _models_of(self, names: Iterable[str]) -> list[BuiltModel]:
+        """Those models that are called so, or have a step that is."""
+        named = set(names)
+        return [model for model in self.models if named & {model.name, *ensemble.steps(model)}]
+
+    def _failed(self, what: str, culprits: Sequence[BuiltModel] = ()) -> ServeError:
         reason = f": {self._log.reason}" if self._log.reason else ""
         tail = "".join(f"\n  {line}" for line in self.log_tail())
-        return ServeError(f"{what}{reason}.\nThe last lines of its log:{tail or ' none'}")
+        said = f"{what}{reason}.\nThe last lines of its log:{tail or ' none'}"
+        return ModelsUnfit(said, [model.name for model in culprits]) if culprits else ServeError(said)
 
     def relaunch(self, timeout: float = 120.0) -> None:
         """End Triton, however it is, and start it again on the same ports; ServeError where it does not get ready."""
         with self._changing:
             if self._status is not None:
                 raise ServeError("The server is being stopped.")
-            endpoints = self.endpoints
-            self._wanted = (endpoints.address, endpoints.grpc, endpoints.http, endpoints.metrics)
+            if endpoints := self._endpoints:
+                self._wanted = (endpoints.address, endpoints.grpc, endpoints.http, endpoints.metrics)
             if self._process is not None:
                 self._process.end(0)
                 self._close()
@@ -251,6 +292,7 @@ class Server:
         """Note that `new` is served from now on, and `old` no more."""
         kept = [model for model in self.models if model != old]
         self.models = [*kept, new] if new else kept
+        self._in_use.keep(self.models)
 
     def answers(self, model: BuiltModel, *, timeout: float | None = None) -> bool:
         """Whether `model` answers a short text within `timeout` seconds."""
@@ -282,6 +324,7 @@ class Server:
         """
         with self._changing:
             if self._status is not None or (self._process is None and not self._generation):
+                self._in_use.keep(())
                 return self._status or 0
             patience, self._status = 0.0, 1
         if self._process is None:  # it could not be started again
@@ -289,11 +332,16 @@ class Server:
         try:
             if not self._serving:
                 self._status = int(self._process.ended)
-            elif self._drain(time.monotonic() + grace):
+            elif self._drain(deadline := time.monotonic() + grace):
                 patience, self._status = LINGER, 0
+                # Triton has given its answers; who reads them slowly may not have them yet.
+                for fence in self._fences:
+                    if not fence.stop(max(0.0, deadline - time.monotonic())):
+                        self._status = 1
         finally:
             self._process.end(patience)
             self._close()
+            self._in_use.keep(())
         return self._status
 
     def _close(self) -> None:

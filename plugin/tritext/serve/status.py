@@ -20,14 +20,18 @@ Tell = Callable[[str], None]
 
 @dataclass(slots=True)
 class ModelStatus:
-    """One model. ``reason`` says why it does not answer, ``refused`` why a build that was committed is not served."""
+    """One model. ``reason`` says why it does not answer, ``refused`` why a build that was committed is not served.
 
-    build: str
+    ``build`` is None where none has answered yet; the server is ready without the model unless it is ``expected``.
+    """
+
+    build: str | None
     ready: bool = True
     reason: str | None = None
     restarts: int = 0
     refused_build: str | None = None
     refused: str | None = None
+    expected: bool = True
 
 
 class Status:
@@ -62,13 +66,16 @@ class Status:
             if model in self._models:
                 self._models[model].ready, self._models[model].reason = False, reason
 
-    def refuse(self, model: str, build: str, reason: str) -> None:
-        """`build` of `model` is committed and not fit to serve; what served before still does."""
+    def refuse(self, model: str, build: str, reason: str, *, is_expected: bool = False) -> None:
+        """`build` of `model` is committed and not fit to serve; what served before still does.
+
+        Where nothing did, the server is not ready for want of it only if it `is_expected`.
+        """
         with self._lock:
-            known = self._models.get(model)
-            if known:
-                known.refused_build, known.refused = build, reason
-        self.count(ROLLOUTS, model=model, result="refused")
+            known = self._models.setdefault(model, ModelStatus(None, ready=False, expected=is_expected))
+            known.refused_build, known.refused = build or None, reason
+            if known.build is None:
+                known.reason = f"what is committed is refused: {reason}"
 
     def outage(self, reason: str | None) -> None:
         """Triton itself is away, or back where `reason` is None."""
@@ -89,16 +96,23 @@ class Status:
 
     @property
     def is_ready(self) -> bool:
-        """Whether every model answers."""
+        """Whether every model that is expected answers."""
         with self._lock:
-            return self._outage is None and all(model.ready for model in self._models.values())
+            return self._is_ready()
 
     def document(self) -> dict[str, Any]:
         """All of it, for JSON."""
         with self._lock:
             models = {name: asdict(model) for name, model in sorted(self._models.items())}
-            ready = self._outage is None and all(model["ready"] for model in models.values())
-            return {"ready": ready, "reason": self._outage, "models": models}
+            return {"ready": self._is_ready(), "reason": self._outage, "models": models}
+
+    def _is_ready(self) -> bool:
+        return self._outage is None and all(model.ready for model in self._models.values() if model.expected)
+
+    def unserved(self) -> list[str]:
+        """The models of which no build has answered."""
+        with self._lock:
+            return [name for name, model in self._models.items() if model.build is None]
 
     def metrics(self) -> str:
         """All of it in Prometheus' text format, version 0.0.4."""
@@ -111,10 +125,11 @@ class Status:
             lines += [f"# HELP {READY} Whether the model answers (1) or not (0).", f"# TYPE {READY} gauge"]
             for name, model in sorted(self._models.items()):
                 value = int(model.ready and self._outage is None)
-                lines.append(f"{READY}{_labels(model=name, build=model.build)} {value}")
+                lines.append(f"{READY}{_labels(model=name, build=model.build or '')} {value}")
             return "\n".join(lines) + "\n"
 
 
 def _labels(**labels: str) -> str:
-    # Names of models and steps hold no character that would have to be escaped.
-    return "{" + ",".join(f'{name}="{value}"' for name, value in labels.items()) + "}"
+    # A folder that was refused for its name may be called anything.
+    escape = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+    return "{" + ",".join(f'{name}="{value.translate(escape)}"' for name, value in labels.items()) + "}"

@@ -133,6 +133,10 @@ class TokenizerStage:
 
     def _judge(self, request: Request) -> _Job | InvalidInput:
         try:
+            values = (value for array in request.inputs.values() for value in array.reshape(-1).tolist())
+            size = sum(len(value) for value in values if isinstance(value, bytes))
+            if size > contract.MOST_BYTES:
+                return _too_large(size)
             read = parameters.parse(self._task.parameters, request.parameters, self._settings.defaults)
             rows = self._task.rows(request.inputs, self._settings, read)
             if len(rows.texts) > contract.MOST_ROWS:
@@ -198,6 +202,13 @@ def _report(encoded: Sequence[Encoded], rows: Rows) -> Answer:
         contract.ROW.name: of[:, None],
         contract.WINDOW.name: np.stack([of, np.array([each.own for each in encoded], np.int32)], axis=1),
     }
+
+
+def _too_large(size: int) -> InvalidInput:
+    return InvalidInput(
+        f"The request's texts have {size:,} bytes, and {contract.MOST_BYTES:,} are the most. Send fewer texts "
+        "a request."
+    )
 
 
 def _too_many(rows: int, most: int, less: str) -> InvalidInput:
