@@ -54,7 +54,7 @@ def one_round(bare: Bare, served: Served, sent: dict[str, Traffic], metrics_url:
     limit = max(limits.values())
     figures: dict[str, Any] = {"bare_tokens_per_second": limit, "bare_by_rows": limits}
     for name, (concurrency, _) in SATURATED.items():
-        found = measure(served, sent[name], Closed(concurrency), Conditions(seconds=5, warmup=1.5), metrics_url)
+        found = measure(served, sent[name], Closed(concurrency), Conditions(seconds=10, warmup=3), metrics_url)
         speed = found.client.tokens_per_second
         figures[name] = {"tokens_per_second": speed, "efficiency": speed / limit, "failed": found.client.failed}
     return figures
