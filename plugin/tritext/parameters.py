@@ -9,11 +9,13 @@ import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, get_args
 
 from tritext.errors import InvalidInput
 
 Truncation = Literal["error", "right", "left"]
+# Which text of a pair is cut, as `tokenizers` calls it.
+Cut = Literal["longest_first", "only_first", "only_second"]
 
 # Triton's own request parameters, and headers that a server may be set up to forward as parameters. A header
 # name with a hyphen is told from ours by that alone.
@@ -121,6 +123,13 @@ class Parameters:
     """What every task takes. ``truncation``: what to do with a text longer than the model's maximum."""
 
     truncation: Truncation = parameter("right", choice("error", "right", "left"))
+
+
+@dataclass(frozen=True, slots=True)
+class PairParameters(Parameters):
+    """What tasks of pairs take. ``truncation_strategy``: which text of a pair is cut where both are too long."""
+
+    truncation_strategy: Cut = parameter("longest_first", choice(*get_args(Cut)))
 
 
 P = TypeVar("P", bound=Parameters)

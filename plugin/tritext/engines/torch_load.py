@@ -96,6 +96,7 @@ def round_to(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """All but the head to `dtype`: a logit near 8 has steps of 1/16 in bf16, and a head is hardly any work."""
     if dtype == torch.float32:
         return
+    _untie(model)
     model.base_model.to(dtype)
 
     def as_the_head_is(_module: Any, _inputs: Any, output: Any) -> Any:
@@ -105,3 +106,13 @@ def round_to(model: PreTrainedModel, dtype: torch.dtype) -> None:
         return output
 
     model.base_model.register_forward_hook(as_the_head_is)
+
+
+def _untie(model: PreTrainedModel) -> None:
+    """Give the head its own copy of what it shares with the encoder, as one that fills masks does the embeddings."""
+    inside = set(model.base_model.modules())
+    shared = {id(parameter) for parameter in model.base_model.parameters()}
+    for module in set(model.modules()) - inside:
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if id(parameter) in shared:
+                setattr(module, name, torch.nn.Parameter(parameter.detach().clone(), requires_grad=False))

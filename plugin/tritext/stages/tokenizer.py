@@ -77,8 +77,9 @@ class TokenizerStage:
         good = [job for job in jobs if isinstance(job, _Job)]
         texts = [text for job in good for text in job.rows.texts]
         sides = [job.parameters.truncation for job in good for _ in job.rows.texts]
+        cuts = [self._cut(job.parameters) for job in good for _ in job.rows.texts]
         begun = time.monotonic()
-        encoded = self._tokenizer.encode(texts, sides)
+        encoded = self._tokenizer.encode(texts, sides, cuts)
         if self.gate and texts:
             self._estimate.learn(texts, encoded, time.monotonic() - begun)
         self.counts[TRUNCATIONS] += sum(row.truncated for row in encoded)
@@ -120,11 +121,25 @@ class TokenizerStage:
                 if job.parameters.truncation == "error" and each.truncated:
                     return self._too_long(job, index, each.count)
                 self._task.check(each.input_ids, job.row(index), self._settings)
+                if len(each.input_ids) > self._settings.max_length:
+                    return self._kept_whole(job, index)
         except InvalidInput as error:
             return error
         if self.gate and job.is_encoded:
             self.gate.let_through(sum(len(row.input_ids) for row in encoded))
         return {**self._padded(encoded), **_report(encoded, job.rows), **job.rows.carried}
+
+    def _cut(self, read: parameters.Parameters) -> parameters.Cut:
+        """Which text of a pair is cut: the task says it, or leaves it to the request."""
+        return read.truncation_strategy if isinstance(read, parameters.PairParameters) else self._task.cut
+
+    def _kept_whole(self, job: _Job, index: int) -> InvalidInput:
+        strategy, longest = self._cut(job.parameters), self._settings.max_length
+        name = job.rows.names[strategy == "only_first"]
+        return InvalidInput(
+            f"{name}[{job.row(index)}] leaves none of the model's {longest} tokens to the other text, and "
+            f"truncation_strategy={strategy} keeps it whole. Send less of it, or another truncation_strategy."
+        )
 
     def _too_long(self, job: _Job, index: int, count: int) -> InvalidInput:
         names = [f"{name}[{job.row(index)}]" for name in job.rows.names]

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from tritext import contract
 from tritext.contract import Tensor
-from tritext.parameters import Parameters
+from tritext.parameters import Cut, Parameters
 from tritext.settings import TaskSettings
 from tritext.tasks.inputs import Arrays, Rows, one_each
 from tritext.text.inputs import TextInput
-from tritext.text.truncation import Cut
 
 FloatArray = NDArray[np.float32]
 # What the encoder gives a row of logits for: a text, each of its tokens, or each of its mask tokens.

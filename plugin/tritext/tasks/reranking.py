@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tritext import contract
 from tritext.contract import Tensor
 from tritext.errors import CheckpointError
-from tritext.parameters import TOP_K, Parameters, choice, parameter
+from tritext.parameters import TOP_K, PairParameters, Parameters, choice, parameter
 from tritext.results import Form
 from tritext.settings import TaskSettings
 from tritext.tasks.base import Column, FloatArray, Task, column, pad, sigmoid
@@ -27,7 +27,7 @@ DOCUMENT: Final = Tensor("document", "INT32", (1,))  # of each row that is encod
 
 
 @dataclass(frozen=True, slots=True)
-class RerankingParameters(Parameters):
+class RerankingParameters(PairParameters):
     """``top_k``: how many documents, None for all. ``function_to_apply``: sigmoid unless the checkpoint says none."""
 
     top_k: int | None = parameter(None, TOP_K)

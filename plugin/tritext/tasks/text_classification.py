@@ -1,6 +1,7 @@
 """Text classification: single label, multi label and regression; single texts and pairs.
 
-Semantics, names and defaults: transformers' TextClassificationPipeline. ``threshold`` is ours.
+Semantics, names and defaults: transformers' TextClassificationPipeline. ``threshold`` is ours, and so are the labels'
+own thresholds, which a build may be given: a text's labels are then those that reach theirs.
 """
 
 from dataclasses import dataclass
@@ -11,18 +12,22 @@ from numpy.typing import NDArray
 
 from tritext import contract
 from tritext.contract import Tensor
-from tritext.parameters import PROBABILITY, TOP_K, Parameters, choice, parameter
+from tritext.parameters import PROBABILITY, TOP_K, PairParameters, Parameters, choice, parameter
 from tritext.results import Form
 from tritext.settings import TaskSettings
 from tritext.tasks.base import Column, FloatArray, Task, encoded, pad, sigmoid, softmax
 from tritext.tasks.inputs import Arrays
 
+THRESHOLDS: Final = "thresholds"  # of the settings' options: the labels' own, by class index
 Function = Literal["default", "softmax", "sigmoid", "none"]
 
 
 @dataclass(frozen=True, slots=True)
-class TextClassificationParameters(Parameters):
-    """``top_k``: how many labels a row, None for all. ``threshold``: drop labels that score less."""
+class TextClassificationParameters(PairParameters):
+    """``top_k``: how many labels a row, None for all. ``threshold``: drop labels that score less.
+
+    A ``threshold``, or a ``function_to_apply``, takes the place of the labels' own thresholds.
+    """
 
     top_k: int | None = parameter(1, TOP_K)
     threshold: float | None = parameter(None, PROBABILITY)
@@ -90,7 +95,8 @@ class TextClassificationTask(Task):
         if settings.problem_type == "regression":
             return logits[:, :0], logits[:, :0]
         if settings.problem_type == "multi_label_classification" or logits.shape[1] == 1:
-            return logits > 0, np.abs(logits)
+            least = logits.dtype.type(0) if (own := _own(settings)) is None else _logit(own)
+            return logits > least, np.abs(logits - least)
         return super().decisions(logits, settings)
 
     def answer(
@@ -99,14 +105,34 @@ class TextClassificationTask(Task):
         """LABEL and SCORE [N, K], best first; equal scores keep the checkpoint's order."""
         del arrays
         scores = _scores(logits, parameters.function_to_apply, settings)
-        order = (-scores).argsort(axis=-1, kind="stable")[:, : parameters.top_k]
-        ranked = [row[picked] for row, picked in zip(scores, order, strict=True)]
-        if parameters.threshold is not None:
-            kept = [int((row >= parameters.threshold).sum()) for row in ranked]
-            ranked = [row[:count] for row, count in zip(ranked, kept, strict=True)]
+        least = _least(settings, parameters)
+        order = (-scores).argsort(axis=-1, kind="stable")
+        reached = np.ones(scores.shape, np.bool_) if least is None else scores >= least
+        picked = [ranked[row[ranked]][: parameters.top_k] for row, ranked in zip(reached, order, strict=True)]
         labels = encoded(settings.labels)
-        named = [labels[picked[: len(row)]] for picked, row in zip(order, ranked, strict=True)]
-        return pad(Column(contract.LABEL, named), Column(contract.SCORE, ranked))
+        return pad(
+            Column(contract.LABEL, [labels[each] for each in picked]),
+            Column(contract.SCORE, [row[each] for row, each in zip(scores, picked, strict=True)]),
+        )
+
+
+def _own(settings: TaskSettings) -> FloatArray | None:
+    """The labels' own thresholds [C], where the build was given any."""
+    found = settings.options.get(THRESHOLDS)
+    return None if found is None else np.array(found, dtype=np.float32)
+
+
+def _least(settings: TaskSettings, parameters: TextClassificationParameters) -> FloatArray | None:
+    """The scores [C] that labels must reach; None where there is nothing to reach."""
+    if parameters.threshold is not None:
+        return np.full(len(settings.labels), parameters.threshold, dtype=np.float32)
+    return _own(settings) if parameters.function_to_apply == "default" else None
+
+
+def _logit(probabilities: FloatArray) -> FloatArray:
+    with np.errstate(divide="ignore"):
+        found: FloatArray = np.log(probabilities / (1 - probabilities))
+    return np.clip(found, -1e3, 1e3)
 
 
 def _scores(logits: FloatArray, function: Function, settings: TaskSettings) -> FloatArray:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from tritext import contract
-from tritext.parameters import Truncation
+from tritext.parameters import Cut, Truncation
 from tritext.text.inputs import TextInput
-from tritext.text.truncation import SPECIAL, Cut, kept
+from tritext.text.truncation import SPECIAL, kept
 
 _SPACE: Final = ord(" ")
 _MUCH: Final = 100_000  # characters: some 20 ms of work
@@ -56,10 +56,16 @@ class TextTokenizer:
         self._with_offsets = with_offsets
         self._words = WordStarts(self._tokenizer, unk_id) if with_offsets else None
 
-    def encode(self, texts: Sequence[TextInput], sides: Sequence[Truncation]) -> list[Encoded]:
-        """Encode `texts`, cutting each at its side of `sides` where it is too long ("error" is cut right)."""
+    def encode(
+        self, texts: Sequence[TextInput], sides: Sequence[Truncation], cuts: Sequence[Cut] | None = None
+    ) -> list[Encoded]:
+        """Encode `texts`, cutting each at its side of `sides` where it is too long ("error" is cut right).
+
+        `cuts` say for each which text of a pair that is, where it is not the one that all were said to be cut by.
+        """
         _spread(sum(len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in texts))
-        return [self._finish(*item) for item in zip(self._encoded(texts), texts, sides, strict=True)]
+        cuts = [self._cut] * len(texts) if cuts is None else cuts
+        return [self._finish(*item) for item in zip(self._encoded(texts), texts, sides, cuts, strict=True)]
 
     def _encoded(self, texts: Sequence[TextInput]) -> list[Encoding]:
         """`texts` in full; where pairs share their texts, each of those is tokenized once."""
@@ -72,11 +78,13 @@ class TextTokenizer:
         alone = dict(zip(parts, encode(parts, add_special_tokens=False), strict=True))
         return [self._tokenizer.post_process(alone[first], alone[second]) for first, second in pairs]
 
-    def _finish(self, encoding: Encoding, text: TextInput, side: Truncation) -> Encoded:
+    def _finish(self, encoding: Encoding, text: TextInput, side: Truncation, cut: Cut) -> Encoded:
         count = len(encoding)
         picked: Any = slice(None)
         if count > self._max_length:
-            picked = kept(_sequences(encoding), self._max_length, side, self._cut)
+            picked = kept(
+                _sequences(encoding), self._max_length, side, cut if isinstance(text, tuple) else "longest_first"
+            )
         ids = np.array(encoding.ids, dtype=np.int32)[picked]
         types = np.array(encoding.type_ids, dtype=np.int32)[picked]
         if self._words is None:

@@ -1,14 +1,11 @@
 """Which tokens of a text, or of a pair, stay when it is too long for the model."""
 
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tritext.parameters import Truncation
-
-# Which text of a pair is cut, as `tokenizers` calls it.
-Cut = Literal["longest_first", "only_first"]
+from tritext.parameters import Cut, Truncation
 
 SPECIAL: Final = -1
 
@@ -32,7 +29,8 @@ def share(first: int, second: int, room: int) -> tuple[int, int]:
 def kept(sequence: NDArray[np.int8], max_length: int, side: Truncation, cut: Cut = "longest_first") -> NDArray[np.intp]:
     """Indices of the tokens that stay, in order.
 
-    With ``only_first`` the second text stays whole, and there may be more than `max_length` where that is too long.
+    With ``only_first`` the second text stays whole, with ``only_second`` the first, and there may be more than
+    `max_length` where that is too long.
 
     `sequence` [L] says for each token which text it is of: 0, 1, or `SPECIAL`, which always stay. `side` is where
     tokens are cut, ``right`` or ``left``.
@@ -41,7 +39,12 @@ def kept(sequence: NDArray[np.int8], max_length: int, side: Truncation, cut: Cut
     special = np.flatnonzero(sequence == SPECIAL)
     first, second = map(len, members)
     room = max(max_length - len(special), 0)
-    sizes = share(first, second, room) if cut == "longest_first" else (min(first, max(room - second, 0)), second)
+    if cut == "longest_first":
+        sizes = share(first, second, room)
+    elif cut == "only_first":
+        sizes = min(first, max(room - second, 0)), second
+    else:
+        sizes = first, min(second, max(room - first, 0))
     left = [
         tokens[:size] if side != "left" else tokens[len(tokens) - size :]
         for tokens, size in zip(members, sizes, strict=True)
