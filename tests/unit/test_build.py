@@ -368,3 +368,9 @@ def test_what_padding_would_change_is_only_built_packed(tmp_path: Path) -> None:
     expected = r"MobileBERT's embeddings see the padding behind a text.* Leave --batching at packed"
     with pytest.raises(ExportError, match=expected):
         quick_build(folder, tmp_path / "repository", engine="tensorrt", batching="buckets")
+
+
+def test_texts_whose_mask_is_cut_off_do_not_judge_a_build(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "checkpoint", "masked")
+    built = quick_build(folder, tmp_path / "repository", overrides=Overrides(max_length=8))
+    assert 0 < built.manifest.parity["texts"] < len(TEXTS) * 2
