@@ -53,7 +53,7 @@ def load(folder: Path, device: torch.device, precision: Precision) -> Loaded:
             folder,
             config=config,
             dtype=torch.float32,
-            attn_implementation=_implementation(model_class, by_text=by_text),
+            attn_implementation=_implementation(_encoder_class(model_class, config), by_text=by_text),
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
@@ -84,6 +84,11 @@ def _model_class(config: PretrainedConfig) -> Any:
     if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
         raise EngineError(f"transformers {transformers.__version__} has no model class {name!r}.")
     return found
+
+
+def _encoder_class(model_class: Any, config: PretrainedConfig) -> Any:
+    """The class whose attention it is: a head of ours takes any encoder's."""
+    return transformers.MODEL_MAPPING[type(config)] if model_class in HEADS.values() else model_class
 
 
 def _implementation(model_class: Any, *, by_text: bool) -> str:
