@@ -10,11 +10,12 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12; do \
 BIN := .venv/bin
 PIP := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 
-.PHONY: demo test lint types unit test-containers gpu-check help clean
+.PHONY: demo test lint types unit test-containers matrix gpu-check help clean
 help:
 	@echo 'make demo    build two real models, serve them, classify real texts'
 	@echo 'make test    lint, types and every test; those of the containers where a Docker engine answers'
 	@echo 'make test-containers  build the images and test them on the Docker engine alone'
+	@echo 'make matrix  every architecture with every task, engine and precision of README, about ten minutes'
 	@echo 'make gpu-check  on a machine with an NVIDIA GPU: plan, server, parity, speed'
 	@echo 'make clean   remove .venv and what the demo built'
 
@@ -36,6 +37,9 @@ unit: .venv/.installed-dev
 
 test-containers: .venv/.installed-dev
 	TRITEXT_REQUIRE_CONTAINERS=1 $(BIN)/pytest tests/containers
+
+matrix: .venv/.installed-dev
+	TRITEXT_MATRIX=all $(BIN)/pytest tests/parity/test_matrix.py
 
 gpu-check: .venv/.installed-dev
 	$(BIN)/python -m benchmarks.tensorrt bert-base bert-large

@@ -17,7 +17,7 @@ from typing import Any
 import sentencepiece
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from tritext.build.texts import parity_texts
@@ -103,19 +103,36 @@ def wordpieces(*special: str) -> Mapping[str, bytes]:
     return {"vocab.txt": _wordpieces(special)}
 
 
-@cache
-def byte_pairs() -> Mapping[str, bytes]:
-    """RoBERTa's vocab.json and merges.txt."""
+def _trained_byte_pairs(special: tuple[str, ...]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
         vocab_size=1200,
-        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        special_tokens=list(special),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus(), trainer)
-    model = json.loads(tokenizer.to_str())["model"]
+    return tokenizer
+
+
+@cache
+def modern_byte_pairs() -> Mapping[str, bytes]:
+    """ModernBERT's tokenizer.json: bytes like RoBERTa's, composed letters, BERT's special tokens."""
+    tokenizer = _trained_byte_pairs(_BERT_TOKENS)
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )  # fmt: skip
+    return {"tokenizer.json": tokenizer.to_str().encode()}
+
+
+@cache
+def byte_pairs() -> Mapping[str, bytes]:
+    """RoBERTa's vocab.json and merges.txt."""
+    model = json.loads(_trained_byte_pairs(("<s>", "<pad>", "</s>", "<unk>", "<mask>")).to_str())["model"]
     merges = "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in model["merges"])
     return {"vocab.json": json.dumps(model["vocab"]).encode(), "merges.txt": merges.encode()}
 
@@ -221,6 +238,44 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         "CamembertTokenizer",
         lambda: sentencepieces("sentencepiece.bpe.model"),
     ),
+    # Every second layer sees all of a text, the others 8 tokens to each side.
+    "modernbert": Architecture(
+        "modernbert",
+        {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
+         "max_position_embeddings": MAX_LENGTH, "global_attn_every_n_layers": 2, "local_attention": 16},
+        "PreTrainedTokenizerFast",
+        modern_byte_pairs,
+        {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "mask_token": "[MASK]",
+         "unk_token": "[UNK]", "model_input_names": ["input_ids", "attention_mask"]},
+    ),
+}  # fmt: skip
+
+# Served too, and near enough to one of the above to be tested less.
+MORE_ARCHITECTURES: Mapping[str, Architecture] = {
+    "big_bird": Architecture(
+        "big_bird",
+        {**_SIZES, "attention_type": "original_full"},
+        "BigBirdTokenizer",
+        lambda: sentencepieces(
+            "spiece.model", pad_id=0, bos_id=1, eos_id=2, unk_id=3, control_symbols="[CLS],[SEP],[MASK]"
+        ),
+    ),
+    "deberta": Architecture(
+        "deberta",
+        {**_SIZES, "num_hidden_layers": 1, "type_vocab_size": 0, "position_biased_input": False,
+         "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "pooler_hidden_size": 32},
+        "DebertaTokenizer",
+        byte_pairs,
+        {"cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "mask_token": "<mask>", "unk_token": "<unk>"},
+    ),
+    "mobilebert": Architecture(
+        "mobilebert",
+        {**_SIZES, "embedding_size": 24, "true_hidden_size": 16, "intra_bottleneck_size": 16,
+         "num_feedforward_networks": 2},
+        "MobileBertTokenizer",
+        lambda: wordpieces(*_BERT_TOKENS),
+    ),
+    "nomic_bert": Architecture("nomic_bert", _SIZES, "BertTokenizer", lambda: wordpieces(*_BERT_TOKENS)),
 }  # fmt: skip
 
 

@@ -9,12 +9,14 @@ import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, get_args
 
 from tritext import contract
 from tritext.errors import InvalidInput
 
 Truncation = Literal["error", "right", "left", "window"]
+# Which text of a pair is cut, as `tokenizers` calls it.
+Cut = Literal["longest_first", "only_first", "only_second"]
 
 # Triton's own request parameters, and headers that a server may be set up to forward as parameters. A header
 # name with a hyphen is told from ours by that alone.
@@ -146,6 +148,7 @@ COUNT: Final = Rule("a whole number of at least 1", _count)
 TOP_K: Final = Rule('a whole number of at least 1, or "all"', _top_k)
 TOKENS: Final = Rule("a whole number of tokens, 0 or more", _tokens)
 TRUNCATION: Final = Rule(_side.expects, _truncation)
+CUT: Final = choice(*get_args(Cut))
 PROBABILITY: Final = Rule("a number from 0 to 1", _probability)
 NAMES: Final = Rule('names separated by commas, or a JSON list of strings such as ["O", "MISC"]', _names)
 

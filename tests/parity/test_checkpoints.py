@@ -11,17 +11,19 @@ from asking import InProcess
 from comparing import compare_texts, compare_tokens
 from hard_texts import SINGLE
 from reference import Reference
+from tokenizers import Tokenizer
+from tokenizers.normalizers import NFKD, Lowercase, Replace, Sequence, StripAccents
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 from zoo import Zoo
 
-from checkpoints import ARCHITECTURES, HEADS, SPREAD, make
+from checkpoints import ARCHITECTURES, HEADS, SEQUENCE, SPREAD, Head, make
 from tritext.build import BuildOptions, build
 from tritext.build.source import locate
 from tritext.errors import CheckpointError
 from tritext.pipeline import Pipeline
 
 A, H = ARCHITECTURES, HEADS
-TEXTS = (*SINGLE[:4], *SINGLE[21:24], *SINGLE[28:44], SINGLE[26])
+TEXTS = ("Straße & Öl — the ﬁne café ☕️ สวัสดีชาวโลก", *SINGLE[:4], *SINGLE[21:24], *SINGLE[28:44], SINGLE[26])
 
 
 # --- the factory --------------------------------------------------------------------------------------------------
@@ -64,7 +66,7 @@ def test_the_tokenizer_is_the_architectures_own(name: str, reference: Callable[[
     assert (ids[0], ids[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id)
     assert ids.count(tokenizer.sep_token_id) == (3 if name in {"roberta", "xlm-roberta", "camembert", "mpnet"} else 2)
     unknown = tokenizer("ሰላም ჯჯჯ")["input_ids"]
-    assert (tokenizer.unk_token_id in unknown) == (name != "roberta")  # bytes know every letter
+    assert (tokenizer.unk_token_id in unknown) == (name not in {"roberta", "modernbert"})  # bytes know every letter
 
 
 @pytest.mark.parametrize(
@@ -114,9 +116,28 @@ def with_words_added(folder: Path) -> Path:
     return folder
 
 
+def without_label_names(folder: Path) -> Path:
+    path = make(folder, A["bert"], Head(SEQUENCE, ("yes", "no"))) / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({key: config[key] for key in config if key not in {"id2label", "label2id"}}))
+    return folder
+
+
+def with_a_normaliser_of_its_own(folder: Path) -> Path:
+    """One code point becomes several and several become one, letters lose marks and words appear."""
+    path = make(folder, A["bert"], H["tokens"]) / "tokenizer.json"
+    steps = [NFKD(), StripAccents(), Lowercase(), Replace("ß", "ss"), Replace("&", " and "), Replace("the ", "")]
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.normalizer = Sequence(steps)
+    tokenizer.save(str(path))
+    return with_tokenizer_config(folder, tokenizer_class="PreTrainedTokenizerFast")
+
+
 UNUSUAL: dict[str, Callable[[Path], Path]] = {
     "weights in half precision": in_half_precision,
     "words added to the vocabulary": with_words_added,
+    "no label names": without_label_names,
+    "a normaliser of its own": with_a_normaliser_of_its_own,
     # transformers then takes BERT's, which gives token types that DistilBERT has no input for
     "no tokenizer class": lambda folder: with_tokenizer_config(
         make(folder, A["distilbert"], H["single"]), tokenizer_class=None

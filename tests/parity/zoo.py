@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from checkpoints import ARCHITECTURES, HEADS, SEQUENCE, TOKENS, Architecture, Head, make
+from checkpoints import ARCHITECTURES, HEADS, MORE_ARCHITECTURES, SEQUENCE, TOKENS, Architecture, Head, make
 from tritext.build import BuildOptions, build
 from tritext.build.source import locate
 from tritext.repository import BuiltModel
@@ -48,6 +48,11 @@ def _variants() -> dict[str, Variant]:
         for name, architecture in ARCHITECTURES.items()
         for head in ("single", "tokens")
     }
+    more = {
+        f"{name}.{head}": Variant(architecture, HEADS[head])
+        for name, architecture in MORE_ARCHITECTURES.items()
+        for head in ("single", "tokens")
+    }
     onnx = {
         f"{name}.onnxruntime": Variant(variant.architecture, variant.head, engine="onnxruntime")
         for name, variant in plain.items()
@@ -60,6 +65,7 @@ def _variants() -> dict[str, Variant]:
         conv_kernel_size=3, conv_act="gelu", position_biased_input=True, type_vocab_size=2, share_att_key=False
     )
     others = {
+        "modernbert.mean.single": Variant(a["modernbert"].but(classifier_pooling="mean"), HEADS["single"]),
         "bert.multi": Variant(a["bert"], HEADS["multi"], served=True),
         "bert.regression": Variant(a["bert"], HEADS["regression"], served=True),
         "bert.one": Variant(a["bert"], HEADS["one"], served=True),
@@ -91,7 +97,7 @@ def _variants() -> dict[str, Variant]:
         "pii": Real(a["bert"], Head(TOKENS, ()), served=True),
         "spam": Real(a["bert"], Head(SEQUENCE, ()), served=True),
     }
-    return {**plain, **onnx, **others, **torch, **real}
+    return {**plain, **more, **onnx, **others, **torch, **real}
 
 
 VARIANTS: Mapping[str, Variant] = _variants()

@@ -11,7 +11,9 @@ import onnx
 import pytest
 import transformers
 
+import checkpoints
 from building import JUDGED, TEXTS, answers, make_checkpoint, quick_build, snapshot, text_inputs
+from checkpoints import HEADS, MORE_ARCHITECTURES
 from tritext import build as building
 from tritext import contract
 from tritext.build.checkpoint import Overrides
@@ -364,3 +366,16 @@ def test_a_text_is_answered_alike_alone_and_in_company(checkpoint: Path, tmp_pat
     for index, trace in enumerate(merged):
         assert isinstance(trace, Trace)
         np.testing.assert_allclose(trace.tensors["logits"][0], together.tensors["logits"][index], atol=1e-5)
+
+
+def test_what_padding_would_change_is_only_built_packed(tmp_path: Path) -> None:
+    folder = checkpoints.make(tmp_path / "c", MORE_ARCHITECTURES["mobilebert"], HEADS["single"])
+    expected = r"MobileBERT's embeddings see the padding behind a text.* Leave --batching at packed"
+    with pytest.raises(ExportError, match=expected):
+        quick_build(folder, tmp_path / "repository", engine="tensorrt", batching="buckets")
+
+
+def test_texts_whose_mask_is_cut_off_do_not_judge_a_build(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "checkpoint", "masked")
+    built = quick_build(folder, tmp_path / "repository", overrides=Overrides(max_length=8))
+    assert 0 < built.manifest.parity["texts"] < len(TEXTS) * 2

@@ -14,6 +14,8 @@ import transformers
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from building import make_checkpoint
+from checkpoints import HEADS, MORE_ARCHITECTURES, make
+from tritext.build.architectures import REFUSED
 from tritext.build.checkpoint import Facts, Overrides, inspect
 from tritext.build.source import locate, sentence
 from tritext.build.weights import load_model
@@ -232,6 +234,20 @@ def test_truncated_weights(copy: Path) -> None:
 )
 def test_configurations_that_are_refused(copy: Path, changes: dict[str, Any], expected: str) -> None:
     assert expected in refused(configure(copy, **changes))
+
+
+@pytest.mark.parametrize("model_type", REFUSED)
+def test_architectures_that_are_refused_by_name(copy: Path, model_type: str) -> None:
+    configure(copy, model_type=model_type)
+    assert f"FOLDER is a {model_type}, which is not supported: {REFUSED[model_type]}." in refused(copy)
+
+
+def test_random_blocks_are_refused_and_full_attention_is_not(tmp_path: Path) -> None:
+    """BigBird's block-sparse attention is full up to a length, whatever the rows are in which texts lie."""
+    sparse = MORE_ARCHITECTURES["big_bird"].but(attention_type="block_sparse", block_size=8, num_random_blocks=2)
+    folder = make(tmp_path / "sparse", sparse, HEADS["single"])
+    assert "more than 72 tokens. Build it with --max-length 72, up to which its attention is full" in refused(folder)
+    assert load_model(facts(folder, max_length=72)).config.attention_type == "original_full"
 
 
 @pytest.mark.parametrize(

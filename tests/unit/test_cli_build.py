@@ -439,3 +439,14 @@ def test_progress_marks_the_step_that_failed(capsys: pytest.CaptureFixture[str])
     with pytest.raises(ValueError, match=r"^$"):
         fail()
     assert capsys.readouterr().out == "✗ First\n"
+
+
+def test_thresholds_come_from_a_file(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "thresholds.json"
+    path.write_text('{"négatif": 0.5, "中立": 0.5, "положительный": 0.5, "محايد": 0}', encoding="utf-8")
+    done = run("build", checkpoint, *build_into(tmp_path / "repository", "--thresholds", path))
+    assert done.out.startswith("Built spam."), done.err
+    path.write_text('{"négatif": "high"}', encoding="utf-8")
+    done = run("build", checkpoint, *build_into(tmp_path / "repository", "--thresholds", path))
+    assert done.code != 0
+    assert "négatif: high; it must be a number from 0 to 1" in " ".join(done.err.split())

@@ -93,7 +93,10 @@ def test_names_that_are_refused(sent: Any) -> None:
         ("treshold", "Did you mean threshold?"),
         ("top-k", "Did you mean top_k?"),  # as the command line spells it; no header's name
         ("Function-To-Apply", "Did you mean function_to_apply?"),
-        ("zzz", "This model takes function_to_apply, stride, threshold, top_k, truncation, windows."),
+        (
+            "zzz",
+            "This model takes function_to_apply, stride, threshold, top_k, truncation, truncation_strategy, windows.",
+        ),
     ],
 )
 def test_an_unknown_name_gets_a_hint(name: str, hint: str) -> None:

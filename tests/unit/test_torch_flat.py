@@ -116,7 +116,15 @@ def test_the_smallest_shape_with_room_is_taken(tokens: int, texts: int, expected
 @pytest.mark.parametrize("per_text", [True, False])
 @pytest.mark.parametrize(
     ("name", "attention"),
-    [("bert", NAME), ("roberta", NAME), ("bert", "sdpa"), ("mpnet", "eager"), ("deberta-v2", "eager")],
+    [
+        ("bert", NAME),
+        ("roberta", NAME),
+        ("modernbert", NAME),
+        ("bert", "sdpa"),
+        ("modernbert", "sdpa"),
+        ("mpnet", "eager"),
+        ("deberta-v2", "eager"),
+    ],
 )
 def test_a_device_without_data_takes_the_gpus_way(name: str, attention: str, per_text: bool) -> None:
     """Shapes, types and arguments of every kernel, torch's own for texts of many lengths among them; no values.
@@ -124,7 +132,8 @@ def test_a_device_without_data_takes_the_gpus_way(name: str, attention: str, per
     Whatever asked for a value on the way, as a recorded call must not, would fail here.
     """
     architecture = ARCHITECTURES[name]
-    config = AutoConfig.for_model(architecture.model_type, **architecture.config, vocab_size=100, num_labels=3)
+    config = AutoConfig.for_model(architecture.model_type, **architecture.config, vocab_size=100, num_labels=3,
+                                  pad_token_id=1)  # fmt: skip
     model_class: Any = AutoModelForSequenceClassification if per_text else AutoModelForTokenClassification
     with torch.device("meta"):
         model = model_class.from_config(config, attn_implementation=attention).eval()

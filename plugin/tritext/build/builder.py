@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from tritext import parameters
 from tritext.build import commit as commits
 from tritext.build import parity as parities
-from tritext.build import record
+from tritext.build import record, thresholds
 from tritext.build.candidates import specs
 from tritext.build.checkpoint import Facts, inspect
 from tritext.build.config import Plan, configurations, write_config
@@ -86,6 +86,7 @@ class _Builder:
             parameters.check_defaults(task_named(facts.task).parameters, self._options.defaults)
         except InvalidInput as error:
             raise BuildError(f"A --default cannot be. {error}") from error
+        thresholds.by_class(self._options.thresholds, facts)  # refused before any work
         inputs = Inputs(facts, self._options, self._source.hashes())
         labels = [f"{len(facts.labels)} labels"] if task_named(facts.task).has_labels else []
         self._progress.done(", ".join([facts.architecture, facts.task, *labels]))

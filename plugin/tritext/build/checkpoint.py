@@ -8,6 +8,7 @@ from typing import Any, Final
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
+from tritext.build import architectures
 from tritext.build.sentences import MODULES, Sentences, plain
 from tritext.build.sentences import read as sentences_in
 from tritext.build.source import Source, sentence
@@ -76,6 +77,8 @@ def inspect(source: Source, overrides: Overrides) -> tuple[Facts, PreTrainedToke
         raise CheckpointError(f"The tokenizer of {source.name} has no mask token, so there is nothing to fill in.")
     labels = _labels(config, overrides, source) if task.has_labels else ()
     task.accept(labels)
+    max_length = _max_length(config, tokenizer, overrides, sentences)
+    architectures.check(config, source.name, max_length)
     facts = Facts(
         source=source,
         task=task.name,
@@ -83,7 +86,7 @@ def inspect(source: Source, overrides: Overrides) -> tuple[Facts, PreTrainedToke
         model_type=config.model_type,
         labels=labels,
         problem_type=_problem_type(config, overrides),
-        max_length=_max_length(config, tokenizer, overrides, sentences),
+        max_length=max_length,
         tokenizer_class=type(tokenizer).__name__,
         vocabulary=len(tokenizer),
         sentences=sentences if task.auto_class == "AutoModel" else None,

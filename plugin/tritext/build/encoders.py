@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tritext import contract
 from tritext.build import parity
+from tritext.build.architectures import check_padded
 from tritext.build.candidates import TENSORRT, Candidate, Contest, PlanContest, Spec, specs
 from tritext.build.checkpoint import Facts
 from tritext.build.export import export, input_names
@@ -36,6 +37,7 @@ from tritext.text.inputs import TextInput
 _EXACT: Final = "fp32"  # needs no gate: parity holds it to rounding
 _CHECKED: Final = 6  # texts that the encoder asks itself when it is loaded
 _CALIBRATED: Final = 96
+_LONG_ROW: Final = 1024  # tokens
 _PLAN_ROWS: Final = 64  # of a batch that Triton merges for a plan; a row may have all the tokens that the model takes
 _JUDGED: Final = 320
 
@@ -105,6 +107,7 @@ class EncoderBuilder:
             except ExportError:
                 fits = False
         if not fits:
+            check_padded(self._facts.model_type, "Leave --batching at packed.")
             graph = self._export("fp32", self._scratch / "padded" / "model.onnx", packed=False)
         self._progress.done(("several texts a row: " if graph.packed else "one text a row: ") + ", ".join(graph.inputs))
         return graph
@@ -121,7 +124,9 @@ class EncoderBuilder:
         folder.mkdir()
         try:
             artefact = engine.build(Ingredients(graph, self._model), _EXACT, folder)
-            variant = Variant(engine.name, _EXACT, artefact.file, layout_values(Packed()), float("inf"))
+            # Rows are to be longer than any text, which models that look up positions by row do not survive.
+            layout = Packed(row_length=min(2 * settings.max_length, _LONG_ROW))
+            variant = Variant(engine.name, _EXACT, artefact.file, layout_values(layout), float("inf"))
             kept = replace(settings, encoder_inputs=step_inputs(graph))
             engine_settings = EngineSettings(
                 kept.encoder_inputs, kept.pad_id, self._per_text, (variant,), mask_id=kept.mask_id

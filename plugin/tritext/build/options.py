@@ -36,6 +36,7 @@ class BuildOptions:
     max_batch_size: int = 256  # texts a request
     overrides: Overrides = field(default_factory=Overrides)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    thresholds: Mapping[str, float] | None = None  # of a text classifier, by label
     force: bool = False
 
 

@@ -62,6 +62,9 @@ def reference(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts:
         ids = encoded["input_ids"][0].numpy().astype(np.int32)
         if task.per == "mask":
             logits = logits[ids == tokenizer.mask_token_id]
+            if not len(logits):  # it was cut off: such a text is refused, not answered
+                advance()
+                continue
         types = encoded.get("token_type_ids")
         type_ids = np.zeros_like(ids) if types is None else types[0].numpy().astype(np.int32)
         examples.append(Example(text, pair, ids, type_ids, logits))

@@ -42,6 +42,7 @@ class Inputs:
             "sentences": asdict(facts.sentences) if facts.sentences else None,
             "tokenizer": Source("", tokenizer, None).hashes() if tokenizer else {},
             "options": [options.engine, options.precision, options.max_batch_size, sorted(options.defaults.items())],
+            "thresholds": options.thresholds,
             "instances": options.instances,
             "plan": [options.batching, asdict(options.plan)],
             "gate": [options.texts, options.bounds.agreement, options.bounds.drift],

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from tritext.build import thresholds
 from tritext.build.checkpoint import Facts
 from tritext.build.config import templates
 from tritext.build.options import BuildOptions
@@ -33,9 +34,9 @@ def settings_for(
         encoder_inputs=inputs,
         pad_id=int(tokenizer.pad_token_id or 0),
         unk_id=tokenizer.unk_token_id,
-        defaults={**side, **_defaults(facts), **options.defaults},
+        defaults={**side, **_defaults(facts), **thresholds.defaults(options.thresholds), **options.defaults},
         mask_id=tokenizer.mask_token_id if task_named(facts.task).per == "mask" else None,
-        options=_options(facts, tokenizer),
+        options={**_options(facts, tokenizer), **thresholds.by_class(options.thresholds, facts)},
     )
 
 

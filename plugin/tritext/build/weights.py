@@ -11,6 +11,7 @@ import transformers
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from tritext.build.architectures import loaded_with
 from tritext.build.checkpoint import Facts
 from tritext.build.sentences import dense_layer
 from tritext.build.source import sentence
@@ -34,6 +35,7 @@ def load_model(facts: Facts) -> PreTrainedModel:
                 dtype="float32",
                 attn_implementation="eager",
                 **labels,
+                **loaded_with(facts.model_type),
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # to say it in our words
                 output_loading_info=True,

@@ -94,6 +94,15 @@ def build(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Default of a request parameter, e.g. truncation=error."),
     ] = None,
+    thresholds: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="JSON {label: threshold}: a text then has the labels that score as much, and no others.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option(help="Build even where nothing changed.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
@@ -106,6 +115,7 @@ def build(
         from tritext.build import build as run_build
         from tritext.build.checkpoint import Overrides
         from tritext.build.gate import Bounds
+        from tritext.build.thresholds import read as read_thresholds
     except ImportError as error:
         raise BuildError(
             f"Building needs {error.name}, which is not installed. Install it with: pip install 'tritext[build]'"
@@ -123,6 +133,7 @@ def build(
         max_batch_size=max_batch_size,
         overrides=Overrides(task, names_in(labels), problem_type, max_length, tokenizer, pooling),
         defaults=_pairs(default or [], "--default"),
+        thresholds=read_thresholds(thresholds) if thresholds else None,
         force=force,
     )
     console = Console(stderr=True)

@@ -8,6 +8,8 @@ from torch import nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from tritext.engines.torch_packing import mean_of_texts
+
 _ACTIVATIONS: Final[Mapping[str, type[nn.Module]]] = {"identity": nn.Identity, "tanh": nn.Tanh}
 
 
@@ -50,19 +52,13 @@ class SentenceEncoder(PreTrainedModel):
     def gather(self, hidden: torch.Tensor, segments: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         """Of hidden states [R, L, H], one [H] for each of the texts that begin at `first` [T] in the flattened rows.
 
-        `segments` [R, L] number the texts of a row from 1. For a mean each text's tokens are weighted in one product,
-        which costs a hundredth of the encoder's.
+        `segments` [R, L] number the texts of a row from 1.
         """
-        flat = hidden.reshape(-1, hidden.shape[-1])
         if self.pooling == "cls":
-            return flat.index_select(0, first)
+            return hidden.reshape(-1, hidden.shape[-1]).index_select(0, first)
         if self.pooling != "mean":
             raise NotImplementedError(f"Pooling {self.pooling} has one text a row.")
-        rows = torch.arange(segments.shape[0], device=segments.device)[:, None] * (segments.shape[1] + 1)
-        texts = (rows + segments).reshape(-1)  # another number for each text
-        members = (texts[None] == texts.index_select(0, first)[:, None]).float()
-        # A batch of one product: TensorRT (RTX 1.7) fails on the plain one where the hidden states come in half.
-        return (members[None] @ flat.float()[None])[0] / members.sum(-1, keepdim=True)
+        return mean_of_texts(hidden, segments, first)
 
 
 def _pooled(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:

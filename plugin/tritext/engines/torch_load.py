@@ -53,7 +53,7 @@ def load(folder: Path, device: torch.device, precision: Precision) -> Loaded:
             folder,
             config=config,
             dtype=torch.float32,
-            attn_implementation=_implementation(model_class, by_text=by_text),
+            attn_implementation=_implementation(_encoder_class(model_class, config), by_text=by_text),
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
@@ -86,6 +86,11 @@ def _model_class(config: PretrainedConfig) -> Any:
     return found
 
 
+def _encoder_class(model_class: Any, config: PretrainedConfig) -> Any:
+    """The class whose attention it is: a head of ours takes any encoder's."""
+    return transformers.MODEL_MAPPING[type(config)] if model_class in HEADS.values() else model_class
+
+
 def _implementation(model_class: Any, *, by_text: bool) -> str:
     if by_text:
         return torch_attention.NAME
@@ -96,6 +101,7 @@ def round_to(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """All but the head to `dtype`: a logit near 8 has steps of 1/16 in bf16, and a head is hardly any work."""
     if dtype == torch.float32:
         return
+    _untie(model)
     model.base_model.to(dtype)
 
     def as_the_head_is(_module: Any, _inputs: Any, output: Any) -> Any:
@@ -105,3 +111,13 @@ def round_to(model: PreTrainedModel, dtype: torch.dtype) -> None:
         return output
 
     model.base_model.register_forward_hook(as_the_head_is)
+
+
+def _untie(model: PreTrainedModel) -> None:
+    """Give the head its own copy of what it shares with the encoder, as one that fills masks does the embeddings."""
+    inside = set(model.base_model.modules())
+    shared = {id(parameter) for parameter in model.base_model.parameters()}
+    for module in set(model.modules()) - inside:
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if id(parameter) in shared:
+                setattr(module, name, torch.nn.Parameter(parameter.detach().clone(), requires_grad=False))

@@ -13,13 +13,16 @@ from functools import wraps
 from typing import Any, Final
 
 import torch
-from transformers import PreTrainedModel
+from torch.nn.functional import pad
+from transformers import PretrainedConfig, PreTrainedModel
 
 from tritext import contract
 from tritext.engines.base import FIRST_TOKENS, POSITION_IDS, SEGMENT_IDS
 from tritext.engines.torch_heads import logits_of
 
 _DEBERTA: Final = ("deberta", "deberta-v2")
+_MOBILEBERT: Final = "mobilebert"
+_WINDOWED: Final = "sliding_attention"  # as a configuration's `layer_types` has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +43,23 @@ class PackedModel:
     """`model`, prepared to be asked with packed rows. It still answers as before to whoever calls it itself.
 
     Works for every model whose base takes ``position_ids`` or knows relative positions only, unless it mixes
-    neighbouring tokens other than by attention (a convolution). `position_offset` is the id of a first position.
+    neighbouring tokens other than by attention (a convolution). MobileBERT does so in its embeddings, and is told where
+    texts end. `position_offset` is the id of a first position.
     """
 
     def __init__(self, model: PreTrainedModel, position_offset: int) -> None:
         self.model = model
         self._offset = position_offset
         base: Any = model.base_model
-        self._gather = getattr(model, "gather", _picked)
-        self._takes_positions = POSITION_IDS in inspect.signature(type(base).forward).parameters
+        self._gather = getattr(model, "gather", _mean if _takes_means(model) else _picked)
+        taken = inspect.signature(type(base).forward).parameters
+        self._takes_positions = POSITION_IDS in taken
+        self._takes_types = contract.TOKEN_TYPE_IDS.name in taken
         base.forward = _answering(base, base.forward)
         if model.config.model_type in _DEBERTA:
             base.embeddings.forward = _told_of_padding(base.embeddings.forward)
+        if model.config.model_type == _MOBILEBERT:
+            base.embeddings.forward = _told_of_ends(base.embeddings, base.embeddings.forward)
 
     def logits(self, given: Mapping[str, torch.Tensor], attention: Mapping[str, Any]) -> torch.Tensor:
         """Logits [T, C], or [R, L, C] where no ``first_tokens`` are `given`, for the inputs of a packed graph.
@@ -61,6 +69,8 @@ class PackedModel:
         """
         names = (contract.INPUT_IDS.name, contract.TOKEN_TYPE_IDS.name)
         inputs = {name: given[name] for name in names if name in given}
+        if self._takes_types:  # BigBird's own are as many as it has positions, which a row may exceed
+            inputs.setdefault(contract.TOKEN_TYPE_IDS.name, torch.zeros_like(given[contract.INPUT_IDS.name]))
         if self._takes_positions:
             inputs[POSITION_IDS] = _positions(given, self._offset)
         token = _asked.set(_Asked({**inputs, **attention}, given[SEGMENT_IDS], given.get(FIRST_TOKENS), self._gather))
@@ -89,7 +99,7 @@ def _positions(given: Mapping[str, torch.Tensor], offset: int) -> torch.Tensor:
     return (until - (until - counts).gather(-1, starts)) * counts + padding
 
 
-def block_diagonal(model: PreTrainedModel, segments: torch.Tensor) -> dict[str, torch.Tensor]:
+def block_diagonal(model: PreTrainedModel, segments: torch.Tensor) -> dict[str, Any]:
     """The attention mask that keeps apart the texts numbered in `segments` [R, L], as `model` takes it."""
     together = segments[:, :, None] == segments[:, None, :]
     if model.config.model_type in _DEBERTA:  # makes its own bias, from [R, L, L] of ones and zeros
@@ -97,7 +107,40 @@ def block_diagonal(model: PreTrainedModel, segments: torch.Tensor) -> dict[str, 
     dtype: torch.dtype = model.base_model.dtype  # type: ignore[assignment]  # torch says any module may be there
     # Filled where it is needed: a value copied there would end the capture of a CUDA graph.
     lowest = torch.full((), torch.finfo(dtype).min, dtype=dtype, device=segments.device)
-    return {contract.ATTENTION_MASK.name: torch.where(together[:, None], torch.zeros_like(lowest), lowest)}
+    full = torch.where(together[:, None], torch.zeros_like(lowest), lowest)
+    if not has_windows(model.config):
+        return {contract.ATTENTION_MASK.name: full}
+    places = torch.arange(segments.shape[1], device=segments.device)
+    near = (places[:, None] - places[None]).abs() <= model.config.sliding_window
+    return {contract.ATTENTION_MASK.name: {"full_attention": full, _WINDOWED: torch.where(near, full, lowest)}}
+
+
+def has_windows(config: PretrainedConfig) -> bool:
+    """Whether some layers, as ModernBERT's, let a token attend only to those near it."""
+    return _WINDOWED in (getattr(config, "layer_types", None) or ())
+
+
+def mean_of_texts(hidden: torch.Tensor, segments: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    """Of hidden states [R, L, H] the mean [T, H] over each text that begins at `first` [T] in the flattened rows.
+
+    `segments` [R, L] number the texts of a row from 1. Each text's tokens are weighted in one product, which costs a
+    hundredth of the encoder's.
+    """
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    rows = torch.arange(segments.shape[0], device=segments.device)[:, None] * (segments.shape[1] + 1)
+    texts = (rows + segments).reshape(-1)  # another number for each text
+    members = (texts[None] == texts.index_select(0, first)[:, None]).float()
+    # A batch of one product: TensorRT (RTX 1.7) fails on the plain one where the hidden states come in half.
+    return (members[None] @ flat.float()[None])[0] / members.sum(-1, keepdim=True)
+
+
+def _takes_means(model: PreTrainedModel) -> bool:
+    """Whether the head of a text looks at the mean of its tokens, as ModernBERT's may."""
+    return type(model).__name__ == "ModernBertForSequenceClassification" and model.config.classifier_pooling == "mean"
+
+
+def _mean(hidden: torch.Tensor, segments: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    return mean_of_texts(hidden, segments, first).to(hidden.dtype)
 
 
 def _picked(hidden: torch.Tensor, segments: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
@@ -136,5 +179,27 @@ def _told_of_padding(original: Callable[..., Any]) -> Callable[..., Any]:
     def forward(*args: Any, **kwargs: Any) -> Any:
         asked = _asked.get()
         return original(*args, **(kwargs if asked is None else {**kwargs, "mask": asked.segments > 0}))
+
+    return forward
+
+
+def _told_of_ends(embeddings: Any, original: Callable[..., Any]) -> Callable[..., Any]:
+    """MobileBERT puts each word's two neighbours beside it: here those of its own text, and 0 where there is none."""
+
+    @wraps(original)
+    def forward(
+        input_ids: torch.Tensor, token_type_ids: torch.Tensor | None = None, position_ids: torch.Tensor | None = None,
+        **others: Any,
+    ) -> Any:  # fmt: skip
+        asked = _asked.get()
+        if asked is None or not embeddings.trigram_input:
+            return original(input_ids, token_type_ids, position_ids, **others)
+        words = embeddings.word_embeddings(input_ids)
+        follows = (asked.segments[:, 1:] == asked.segments[:, :-1])[..., None].to(words.dtype)
+        after, before = pad(words[:, 1:] * follows, (0, 0, 0, 1)), pad(words[:, :-1] * follows, (0, 0, 1, 0))
+        hidden = embeddings.embedding_transformation(torch.cat([after, words, before], dim=2))
+        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        hidden = hidden + embeddings.position_embeddings(position_ids) + embeddings.token_type_embeddings(types)
+        return embeddings.LayerNorm(hidden)
 
     return forward

@@ -88,8 +88,9 @@ class TokenizerStage:
         """One row for each text of `jobs`."""
         texts = [text for job in jobs for text in job.rows.texts]
         sides = [job.parameters.truncation for job in jobs for _ in job.rows.texts]
+        cuts = [self._task.cut_for(job.parameters) for job in jobs for _ in job.rows.texts]
         begun = time.monotonic()
-        encoded = self._tokenizer.encode(texts, sides)
+        encoded = self._tokenizer.encode(texts, sides, cuts)
         self._learn(texts, encoded, begun)
         self.counts[TRUNCATIONS] += sum(row.truncated for row in encoded)
         return encoded
@@ -155,11 +156,21 @@ class TokenizerStage:
                 if job.parameters.truncation == "error" and each.truncated:
                     return self._too_long(job, index, each.count)
                 self._task.check(each.input_ids, job.rows.row(index), self._settings)
+                if len(each.input_ids) > self._settings.max_length:
+                    return self._kept_whole(job, index)
         except InvalidInput as error:
             return error
         if self.gate and job.is_encoded:
             self.gate.let_through(sum(len(row.input_ids) for row in encoded))
         return {**self._padded(encoded), **_report(encoded, job.rows), **job.rows.carried}
+
+    def _kept_whole(self, job: _Job, index: int) -> InvalidInput:
+        strategy, longest = self._task.cut_for(job.parameters), self._settings.max_length
+        name = job.rows.names[strategy == "only_first"]
+        return InvalidInput(
+            f"{name}[{job.rows.row(index)}] leaves none of the model's {longest} tokens to the other text, and "
+            f"truncation_strategy={strategy} keeps it whole. Send less of it, or another truncation_strategy."
+        )
 
     def _too_long(self, job: _Job, index: int, count: int) -> InvalidInput:
         names = [f"{name}[{job.rows.row(index)}]" for name in job.rows.names]

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from tritext import contract
 from tritext.contract import Tensor
-from tritext.parameters import Parameters
+from tritext.parameters import Cut, Parameters
 from tritext.settings import TaskSettings
 from tritext.tasks.inputs import Arrays, Rows, one_each
 from tritext.text.inputs import TextInput
-from tritext.text.truncation import Cut
 
 FloatArray = NDArray[np.float32]
 # What the encoder gives a row of logits for: a text, each of its tokens, or each of its mask tokens.
@@ -84,6 +83,11 @@ class Task:
         """The texts to encode for one request; InvalidInput where its inputs are not as they must be."""
         del settings, parameters
         return one_each(inputs)
+
+    def cut_for(self, parameters: Parameters) -> Cut:
+        """Which text of a pair is cut for a request: what it says, where the task lets it."""
+        cut: Cut = getattr(parameters, "truncation_strategy", self.cut)
+        return cut
 
     def check(self, input_ids: NDArray[np.int32], row: int, settings: TaskSettings) -> None:
         """InvalidInput where the model cannot be asked with these ids [L] of the request's row `row`."""

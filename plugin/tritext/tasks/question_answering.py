@@ -20,13 +20,12 @@ from numpy.typing import NDArray
 from tritext import contract
 from tritext.contract import Tensor
 from tritext.errors import InvalidInput
-from tritext.parameters import BOOLEAN, COUNT, TOKENS, Parameters, choice, parameter, up_to
+from tritext.parameters import BOOLEAN, COUNT, TOKENS, Cut, Parameters, choice, parameter, up_to
 from tritext.results import Form
 from tritext.settings import TaskSettings
 from tritext.tasks.base import Column, FloatArray, Per, Task, column, firsts, pad, softmax
 from tritext.tasks.inputs import Arrays, Rows, decode
 from tritext.text.inputs import TextInput
-from tritext.text.truncation import Cut
 from tritext.text.windows import Windows
 
 QUESTION: Final = Tensor("QUESTION", "BYTES", (1,))

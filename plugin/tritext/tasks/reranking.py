@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tritext import contract
 from tritext.contract import Tensor
 from tritext.errors import CheckpointError
-from tritext.parameters import TOP_K, Parameters, choice, parameter
+from tritext.parameters import CUT, TOP_K, Cut, Parameters, choice, parameter
 from tritext.results import Form
 from tritext.settings import TaskSettings
 from tritext.tasks.base import Column, FloatArray, Task, column, pad, sigmoid
@@ -28,10 +28,14 @@ DOCUMENT: Final = Tensor("document", "INT32", (1,))  # of each row that is encod
 
 @dataclass(frozen=True, slots=True)
 class RerankingParameters(Parameters):
-    """``top_k``: how many documents, None for all. ``function_to_apply``: sigmoid unless the checkpoint says none."""
+    """``top_k``: how many documents, None for all. ``function_to_apply``: sigmoid unless the checkpoint says none.
+
+    ``truncation_strategy``: which of query and document is cut.
+    """
 
     top_k: int | None = parameter(None, TOP_K)
     function_to_apply: Literal["sigmoid", "none"] = parameter("sigmoid", choice("sigmoid", "none"))
+    truncation_strategy: Cut = parameter("longest_first", CUT)
 
 
 @dataclass(frozen=True, slots=True)

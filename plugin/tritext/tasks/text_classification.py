@@ -1,6 +1,7 @@
 """Text classification: single label, multi label and regression; single texts and pairs.
 
-Semantics, names and defaults: transformers' TextClassificationPipeline. ``threshold`` is ours.
+Semantics, names and defaults: transformers' TextClassificationPipeline. ``threshold`` is ours, and so are the labels'
+own thresholds, which a build may be given: a text's labels are then those that reach theirs.
 """
 
 from dataclasses import dataclass, replace
@@ -11,12 +12,13 @@ from numpy.typing import NDArray
 
 from tritext import contract
 from tritext.contract import Tensor
-from tritext.parameters import PROBABILITY, TOP_K, Parameters, WindowParameters, choice, parameter
+from tritext.parameters import CUT, PROBABILITY, TOP_K, Cut, Parameters, WindowParameters, choice, parameter
 from tritext.results import Form
 from tritext.settings import TaskSettings
 from tritext.tasks.base import Column, FloatArray, Task, encoded, firsts, pad, sigmoid, softmax
 from tritext.tasks.inputs import Arrays, Rows, one_each, windows_of
 
+THRESHOLDS: Final = "thresholds"  # of the settings' options: the labels' own, by class index
 Function = Literal["default", "softmax", "sigmoid", "none"]
 
 
@@ -24,14 +26,17 @@ Function = Literal["default", "softmax", "sigmoid", "none"]
 class TextClassificationParameters(WindowParameters):
     """``top_k``: how many labels a row, None for all. ``threshold``: drop labels that score less.
 
+    A ``threshold``, or a ``function_to_apply``, takes the place of the labels' own thresholds.
     ``windows``: what the logits of a text in several windows are made of, their mean (each token counts once, for the
-    window that has most of the text around it) or the largest of each class.
+    window that has most of the text around it) or the largest of each class. ``truncation_strategy``: which text of a
+    pair is cut.
     """
 
     top_k: int | None = parameter(1, TOP_K)
     threshold: float | None = parameter(None, PROBABILITY)
     function_to_apply: Function = parameter("default", choice("default", "softmax", "sigmoid", "none"))
     windows: Literal["mean", "max"] = parameter("mean", choice("mean", "max"))
+    truncation_strategy: Cut = parameter("longest_first", CUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +106,8 @@ class TextClassificationTask(Task):
         if settings.problem_type == "regression":
             return logits[:, :0], logits[:, :0]
         if settings.problem_type == "multi_label_classification" or logits.shape[1] == 1:
-            return logits > 0, np.abs(logits)
+            least = logits.dtype.type(0) if (own := _own(settings)) is None else _logit(own)
+            return logits > least, np.abs(logits - least)
         return super().decisions(logits, settings)
 
     def answer(
@@ -112,14 +118,34 @@ class TextClassificationTask(Task):
         if window is not None:
             logits = _joined(logits, window, parameters.windows)
         scores = _scores(logits, parameters.function_to_apply, settings)
-        order = (-scores).argsort(axis=-1, kind="stable")[:, : parameters.top_k]
-        ranked = [row[picked] for row, picked in zip(scores, order, strict=True)]
-        if parameters.threshold is not None:
-            kept = [int((row >= parameters.threshold).sum()) for row in ranked]
-            ranked = [row[:count] for row, count in zip(ranked, kept, strict=True)]
+        least = _least(settings, parameters)
+        order = (-scores).argsort(axis=-1, kind="stable")
+        reached = np.ones(scores.shape, np.bool_) if least is None else scores >= least
+        picked = [ranked[row[ranked]][: parameters.top_k] for row, ranked in zip(reached, order, strict=True)]
         labels = encoded(settings.labels)
-        named = [labels[picked[: len(row)]] for picked, row in zip(order, ranked, strict=True)]
-        return pad(Column(contract.LABEL, named), Column(contract.SCORE, ranked))
+        return pad(
+            Column(contract.LABEL, [labels[each] for each in picked]),
+            Column(contract.SCORE, [row[each] for row, each in zip(scores, picked, strict=True)]),
+        )
+
+
+def _own(settings: TaskSettings) -> FloatArray | None:
+    """The labels' own thresholds [C], where the build was given any."""
+    found = settings.options.get(THRESHOLDS)
+    return None if found is None else np.array(found, dtype=np.float32)
+
+
+def _least(settings: TaskSettings, parameters: TextClassificationParameters) -> FloatArray | None:
+    """The scores [C] that labels must reach; None where there is nothing to reach."""
+    if parameters.threshold is not None:
+        return np.full(len(settings.labels), parameters.threshold, dtype=np.float32)
+    return _own(settings) if parameters.function_to_apply == "default" else None
+
+
+def _logit(probabilities: FloatArray) -> FloatArray:
+    with np.errstate(divide="ignore"):
+        found: FloatArray = np.log(probabilities / (1 - probabilities))
+    return np.clip(found, -1e3, 1e3)
 
 
 def _joined(logits: FloatArray, window: NDArray[np.int32], rule: Literal["mean", "max"]) -> FloatArray:

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from tritext import contract
 from tritext.contract import Tensor
 from tritext.errors import CheckpointError, InvalidInput
-from tritext.parameters import BOOLEAN, Parameters, Rule, parameter
+from tritext.parameters import BOOLEAN, Cut, Parameters, Rule, parameter
 from tritext.settings import TaskSettings
 from tritext.tasks.base import Column, FloatArray, Task, column, pad, softmax
 from tritext.tasks.inputs import Arrays, Rows, each_with_list
 from tritext.tasks.text_classification import Classification, LabelScore
 from tritext.text.inputs import TextInput
-from tritext.text.truncation import Cut
 
 CANDIDATE_LABELS: Final = Tensor("CANDIDATE_LABELS", "BYTES", (-1,))
 CANDIDATE: Final = Tensor("candidate", "BYTES", (1,))  # of each row that is encoded

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from tritext import contract
-from tritext.parameters import Truncation
+from tritext.parameters import Cut, Truncation
 from tritext.text.inputs import TextInput
-from tritext.text.truncation import SPECIAL, Cut, kept
+from tritext.text.truncation import SPECIAL, kept
 from tritext.text.windows import Cuts, Windows
 
+_EITHER: Final = "longest_first"  # cuts a single text too
 _SPACE: Final = ord(" ")
 _MUCH: Final = 100_000  # characters: some 20 ms of work
 _PARALLELISM: Final = "TOKENIZERS_PARALLELISM"
@@ -82,11 +83,17 @@ class TextTokenizer:
         self._with_offsets = with_offsets
         self._words = WordStarts(self._tokenizer, unk_id) if with_offsets else None
 
-    def encode(self, texts: Sequence[TextInput], sides: Sequence[Truncation]) -> list[Encoded]:
-        """Encode `texts`, cutting each at its side of `sides` where it is too long ("error" is cut right)."""
+    def encode(
+        self, texts: Sequence[TextInput], sides: Sequence[Truncation], cuts: Sequence[Cut] | None = None
+    ) -> list[Encoded]:
+        """Encode `texts`, cutting each at its side of `sides` where it is too long ("error" is cut right).
+
+        `cuts` say for each which text of a pair that is, where it is not the one that all were said to be cut by.
+        """
+        cuts = [self._cut] * len(texts) if cuts is None else cuts
         return [
-            self._finish(encoding, text, self._kept(encoding, side))
-            for encoding, text, side in zip(self._encoded(texts), texts, sides, strict=True)
+            self._finish(encoding, text, self._kept(encoding, side, cut if isinstance(text, tuple) else _EITHER))
+            for encoding, text, side, cut in zip(self._encoded(texts), texts, sides, cuts, strict=True)
         ]
 
     def windowed(self, texts: Sequence[TextInput], windows: Windows) -> list[Windowed]:
@@ -117,10 +124,10 @@ class TextTokenizer:
             self._tokenizer.post_processor = processor
         return [self._tokenizer.post_process(alone[first], alone[second]) for first, second in pairs]
 
-    def _kept(self, encoding: Encoding, side: Truncation) -> slice | NDArray[np.intp]:
+    def _kept(self, encoding: Encoding, side: Truncation, cut: Cut) -> slice | NDArray[np.intp]:
         if len(encoding) <= self._max_length:
             return slice(None)
-        return kept(_sequences(encoding), self._max_length, side, self._cut)
+        return kept(_sequences(encoding), self._max_length, side, cut)
 
     def _finish(self, encoding: Encoding, text: TextInput, picked: slice | NDArray[np.intp]) -> Encoded:
         count = len(encoding)

@@ -1,14 +1,11 @@
 """Which tokens of a text, or of a pair, stay when it is too long for the model."""
 
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tritext.parameters import Truncation
-
-# Which text of a pair is cut, as `tokenizers` calls it.
-Cut = Literal["longest_first", "only_first", "only_second"]
+from tritext.parameters import Cut, Truncation
 
 SPECIAL: Final = -1
 
