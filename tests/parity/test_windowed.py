@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from asking import InProcess, rows
 from comparing import SCORE_TOLERANCE, STRATEGIES
 from hard_texts import PAIRS, SINGLE
 from numpy.typing import NDArray
 from reference import Item, Reference, shape
 from serving import Served, build_all, serving
+from transformers import AutoModelForTokenClassification
 
 import checkpoints
 from building import quick_build
@@ -153,12 +155,34 @@ def test_what_fits_is_answered_as_without_windows(name: str, asked: dict[str, In
             np.testing.assert_array_equal(windowed[output], plain[output])
 
 
-def test_an_entity_on_any_border_is_found_once_and_whole(tmp_path: Path) -> None:
-    """By a model that knows nothing but the token itself, so that every difference is the windows'."""
-    folder = checkpoints.make(tmp_path / "c", ARCHITECTURES["bert"], HEADS["tokens"])
-    forget_all_around(folder)
-    quick_build(folder, tmp_path / "r")
-    ask = InProcess(Pipeline.load(model(tmp_path / "r", "model")))
+@pytest.fixture(scope="module")
+def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that answers for each token by the token alone, so that every difference is the windows'."""
+    folder = checkpoints.make(tmp_path_factory.mktemp("forgetful") / "c", ARCHITECTURES["bert"], HEADS["tokens"])
+    it = AutoModelForTokenClassification.from_pretrained(folder)
+    with torch.no_grad():
+        it.bert.embeddings.position_embeddings.weight.zero_()
+        for layer in it.bert.encoder.layer:
+            layer.attention.output.dense.weight.zero_()
+    it.save_pretrained(folder)
+    quick_build(folder, folder.parent / "r")
+    return folder
+
+
+def test_entities_of_tokens_are_those_of_the_pipeline_with_a_stride(forgetful: Path) -> None:
+    """Its other strategies take what a border leaves of a word for a word."""
+    ask = InProcess(Pipeline.load(model(forgetful.parent / "r", "model")))
+    options = {"aggregation_strategy": "simple", "ignore_labels": []}
+    for stride in (32, 60):
+        pipe = transformers.pipeline(
+            "token-classification", model=str(forgetful), device="cpu", stride=stride, **options
+        )  # fmt: skip
+        got = rows(ask([LONG], truncation="window", stride=stride, aggregation_strategy="simple", ignore_labels="[]"))
+        assert sorted(shape(got[0])) == sorted(shape(pipe(LONG)))
+
+
+def test_an_entity_on_any_border_is_found_once_and_whole(forgetful: Path) -> None:
+    ask = InProcess(Pipeline.load(model(forgetful.parent / "r", "model")))
     vocabulary = sorted({word for text in SINGLE[:80] for word in text.lower().split() if word.isalpha()})
     labels = rows(ask(vocabulary, aggregation_strategy="none", ignore_labels="[]"))
     words = {answers[0]["label"]: word for word, answers in zip(vocabulary, labels, strict=True) if len(answers) == 1}
@@ -174,18 +198,6 @@ def test_an_entity_on_any_border_is_found_once_and_whole(tmp_path: Path) -> None
                 start = before * (len(others) + 1)
                 assert shape(answers) == [(inside[2:], start, start + len(name))], (stride, before)
                 assert answers[0]["word"] == name
-
-
-def forget_all_around(folder: Path) -> None:
-    """Have the checkpoint there answer for each token by the token alone."""
-    from transformers import AutoModelForTokenClassification
-
-    it = AutoModelForTokenClassification.from_pretrained(folder)
-    with torch.no_grad():
-        it.bert.embeddings.position_embeddings.weight.zero_()
-        for layer in it.bert.encoder.layer:
-            layer.attention.output.dense.weight.zero_()
-    it.save_pretrained(folder)
 
 
 def test_every_way_to_ask(served: Served, asked: dict[str, InProcess]) -> None:
