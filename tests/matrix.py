@@ -27,7 +27,7 @@ ARCHITECTURES: Final[Mapping[str, str]] = {
     "modernbert": "sliding windows",
     "mobilebert": "",
     "big_bird": "full attention",
-    "nomic_bert": "in transformers' own form",
+    "nomic_bert": "in transformers' own form, which answers no questions",
 }
 # By the head whose logits they read; its name in tests/checkpoints.py.
 TASKS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -35,6 +35,7 @@ TASKS: Final[Mapping[str, tuple[str, ...]]] = {
     "tokens": ("token-classification",),
     "none": ("feature-extraction",),
     "masked": ("fill-mask",),
+    "spans": ("question-answering",),
 }
 ENGINES: Final[Mapping[str, tuple[str, ...]]] = {
     "openvino": ("fp32", "bf16", "int8"),
@@ -42,6 +43,8 @@ ENGINES: Final[Mapping[str, tuple[str, ...]]] = {
     "torch": ("fp32", "bf16"),
     "tensorrt": ("fp32", "fp16", "bf16", "int8", "fp8"),
 }
+# Heads that transformers has no class for.
+ABSENT: Final = frozenset({("nomic_bert", "spans")})
 # Of an architecture, what an engine does not do, and why.
 REFUSED: Final[Mapping[tuple[str, str, str], str]] = {}
 

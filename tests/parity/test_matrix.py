@@ -17,7 +17,7 @@ import pytest
 import checkpoints
 import matrix
 from checkpoints import MORE_ARCHITECTURES
-from matrix import ARCHITECTURES, BEGIN, TASKS, Cell, cells
+from matrix import ABSENT, ARCHITECTURES, BEGIN, TASKS, Cell, cells
 from tritext.build import BuildOptions, parity
 from tritext.build.architectures import REFUSED
 from tritext.build.checkpoint import Overrides, inspect
@@ -45,8 +45,9 @@ ALL = os.environ.get("TRITEXT_MATRIX") == "all"
 MADE = {**checkpoints.ARCHITECTURES, **MORE_ARCHITECTURES}
 ADA = "8.9"
 # How far logits may be from the checkpoint's, on average, as a share of the largest. Random weights are drawn far wider
-# than trained ones, and rounding does as much more to them; what is wrong is off by 0.3 and more.
-MEAN = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 2e-2, "int8": 0.06}
+# than trained ones, and rounding does as much more to them (most to MobileBERT's, which normalises nothing on the way:
+# 2.3e-2 in torch's bf16); what is wrong is off by 0.3 and more.
+MEAN = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 3e-2, "int8": 0.06}
 WORST = {"fp32": parity.TOLERANCE["fp32"], "bf16": 0.3}
 
 
@@ -54,9 +55,8 @@ def chosen() -> list[tuple[str, str]]:
     """Of each architecture all heads, or one of them in turn."""
     heads = list(TASKS)
     pairs = [(name, head) for name in ARCHITECTURES for head in heads]
-    return (
-        pairs if ALL else [pair for at, pair in enumerate(pairs) if (at % len(heads)) == at // len(heads) % len(heads)]
-    )
+    turn = [pair for at, pair in enumerate(pairs) if (at % len(heads)) == at // len(heads) % len(heads)]
+    return [pair for pair in (pairs if ALL else turn) if pair not in ABSENT]
 
 
 @dataclass(frozen=True)

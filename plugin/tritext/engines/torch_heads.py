@@ -8,8 +8,6 @@ from torch import nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from tritext.engines.torch_packing import mean_of_texts
-
 _ACTIVATIONS: Final[Mapping[str, type[nn.Module]]] = {"identity": nn.Identity, "tanh": nn.Tanh}
 
 
@@ -80,3 +78,17 @@ def logits_of(output: Any) -> torch.Tensor:
 
 
 HEADS: Final[Mapping[str, type[PreTrainedModel]]] = {"SentenceEncoder": SentenceEncoder}
+
+
+def mean_of_texts(hidden: torch.Tensor, segments: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    """Of hidden states [R, L, H] the mean [T, H] over each text that begins at `first` [T] in the flattened rows.
+
+    `segments` [R, L] number the texts of a row from 1. Each text's tokens are weighted in one product, which costs a
+    hundredth of the encoder's.
+    """
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    rows = torch.arange(segments.shape[0], device=segments.device)[:, None] * (segments.shape[1] + 1)
+    texts = (rows + segments).reshape(-1)  # another number for each text
+    members = (texts[None] == texts.index_select(0, first)[:, None]).float()
+    # A batch of one product: TensorRT (RTX 1.7) fails on the plain one where the hidden states come in half.
+    return (members[None] @ flat.float()[None])[0] / members.sum(-1, keepdim=True)

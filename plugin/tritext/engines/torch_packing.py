@@ -18,7 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from tritext import contract
 from tritext.engines.base import FIRST_TOKENS, POSITION_IDS, SEGMENT_IDS
-from tritext.engines.torch_heads import logits_of
+from tritext.engines.torch_heads import logits_of, mean_of_texts
 
 _DEBERTA: Final = ("deberta", "deberta-v2")
 _MOBILEBERT: Final = "mobilebert"
@@ -118,20 +118,6 @@ def block_diagonal(model: PreTrainedModel, segments: torch.Tensor) -> dict[str, 
 def has_windows(config: PretrainedConfig) -> bool:
     """Whether some layers, as ModernBERT's, let a token attend only to those near it."""
     return _WINDOWED in (getattr(config, "layer_types", None) or ())
-
-
-def mean_of_texts(hidden: torch.Tensor, segments: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
-    """Of hidden states [R, L, H] the mean [T, H] over each text that begins at `first` [T] in the flattened rows.
-
-    `segments` [R, L] number the texts of a row from 1. Each text's tokens are weighted in one product, which costs a
-    hundredth of the encoder's.
-    """
-    flat = hidden.reshape(-1, hidden.shape[-1])
-    rows = torch.arange(segments.shape[0], device=segments.device)[:, None] * (segments.shape[1] + 1)
-    texts = (rows + segments).reshape(-1)  # another number for each text
-    members = (texts[None] == texts.index_select(0, first)[:, None]).float()
-    # A batch of one product: TensorRT (RTX 1.7) fails on the plain one where the hidden states come in half.
-    return (members[None] @ flat.float()[None])[0] / members.sum(-1, keepdim=True)
 
 
 def _takes_means(model: PreTrainedModel) -> bool:
