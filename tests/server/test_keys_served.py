@@ -120,7 +120,8 @@ def test_no_step_answers_by_its_own_name(served: Served, role: str) -> None:
         inputs = []
         for tensor in client.get_model_metadata(step).inputs:
             kind = {"BYTES": np.object_, "FP32": np.float32, "INT32": np.int32}[tensor.datatype]
-            array = np.array([[b"one"]], kind) if tensor.datatype == "BYTES" else np.ones((1, 4), kind)
+            width = next((size for size in tensor.shape[1:] if size > 0), 4)
+            array = np.array([[b"one"]], kind) if tensor.datatype == "BYTES" else np.ones((1, width), kind)
             inputs.append(triton.InferInput(tensor.name, array.shape, tensor.datatype))
             inputs[-1].set_data_from_numpy(array)
         with pytest.raises(triton.InferenceServerException, match=access.REFUSAL):
