@@ -169,7 +169,10 @@ def test_models_that_are_not_there(client: Client) -> None:
 
 def test_a_deadline(client: Client) -> None:
     client.model("single")
-    with pytest.raises(DeadlineExceeded, match=r"did not answer within 0\.01 s"):
+    # The server itself says so where it knows before the time is over.
+    with pytest.raises(
+        (DeadlineExceeded, Unavailable), match=r"did not answer within 0\.01 s|this request may take 0\.0"
+    ):
         client.classify("single", HARD, timeout=0.01)
     assert client.classify("single", ["still there"])
 

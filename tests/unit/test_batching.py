@@ -1,7 +1,7 @@
 """Calls of padded rows: every text once, within the budget, nothing read from padding; and the stage above them."""
 
 from collections.abc import Mapping
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,14 @@ def test_every_text_once_and_within_the_budget(sizes: list[int], budget: int) ->
 def test_texts_of_like_length_are_together(sizes: list[int]) -> None:
     groups = [[sizes[index] for index in call.indices] for call in calls_of(sizes, Sorted())]
     assert all(max(first) <= min(second) for first, second in pairwise(groups))
+
+
+@pytest.mark.parametrize("layout", [Sorted(512), Packed(128, 4)])
+def test_calls_are_short_while_others_wait_and_long_again_after(layout: AnyLayout) -> None:
+    texts, waiting = texts_of([32] * 64), cycle([True] * 4 + [False])
+    calls = list(layout.calls(texts, PAD, per_text=False, brief=lambda: next(waiting)))
+    assert [call.computed for call in calls[:5]] == [128] * 4 + [512]
+    assert sorted(index for call in calls for index in call.indices) == list(range(64))
 
 
 @given(lengths, st.integers(1, 800))

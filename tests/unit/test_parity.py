@@ -158,7 +158,7 @@ def test_an_engine_that_raises(
 def test_a_tokenizer_that_is_wrong(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = TextTokenizer.encode
     monkeypatch.setattr(
-        TextTokenizer, "encode", lambda self, texts, sides: real(self, [_longer(text) for text in texts], sides)
+        TextTokenizer, "encode", lambda self, texts, *rest: real(self, [_longer(text) for text in texts], *rest)
     )
     with pytest.raises(ParityError, match=r"The token ids of '.*' are not the checkpoint's: \[") as caught:
         quick_build(checkpoint, tmp_path, "m")
@@ -176,8 +176,8 @@ def test_pairs_are_judged_too(
 ) -> None:
     real = TextTokenizer.encode
 
-    def encode(self: TextTokenizer, texts: Any, sides: Any) -> Any:
-        return real(self, [text if isinstance(text, str) else swap(text) for text in texts], sides)
+    def encode(self: TextTokenizer, texts: Any, *rest: Any) -> Any:
+        return real(self, [text if isinstance(text, str) else swap(text) for text in texts], *rest)
 
     monkeypatch.setattr(TextTokenizer, "encode", encode)
     with pytest.raises(ParityError, match=f"{PAIRS[0][0]} | {PAIRS[0][1]}"):

@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
+from threading import Timer
 from typing import Any
 
 import pytest
 
 from tritext.engines import turns
-from tritext.engines.turns import TURNS, NoTurn, Turn, turn
+from tritext.engines.turns import TURNS, NoTurn, Share, Turn, turn
 
 # Says "waiting" and "mine"; keeps its turn until it is told something.
 HOLDER = """
@@ -198,3 +199,44 @@ def test_an_encoder_that_is_gone_leaves_no_file_open(tmp_path: Path) -> None:
         Turn(tmp_path)
     gc.collect()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.parametrize(
+    ("waited", "held", "is_greedy"),
+    [
+        (0.0, 0.040, False),  # alone
+        (0.010, 0.040, True),  # another wants a fifth of the machine
+        (0.040, 0.040, False),  # both want all of it
+        (0.040, 0.010, False),  # the one that wants little
+    ],
+)
+def test_who_has_most_while_another_wants_some_is_greedy(waited: float, held: float, is_greedy: bool) -> None:
+    share = Share()
+    for _ in range(100):
+        share.note(waited, held)
+    assert share.is_greedy is is_greedy
+
+
+def test_greed_is_forgotten_when_nobody_else_wants_anything() -> None:
+    share = Share()
+    for _ in range(100):
+        share.note(0.010, 0.040)
+    for _ in range(200):
+        share.note(0.0, 0.040)
+    assert not share.is_greedy
+
+
+def test_an_encoder_knows_that_it_waited(tmp_path: Path, start: Start) -> None:
+    own = Turn(tmp_path)
+    with own:
+        time.sleep(0.2)
+    assert not own.is_greedy()
+    holder = start(HOLDER)
+    told = holder.stdout
+    assert told is not None
+    while told.readline() != "mine\n":
+        pass
+    Timer(0.1, lambda: holder.communicate("done\n")).start()
+    with own:
+        time.sleep(1.0)
+    assert own.is_greedy()

@@ -10,7 +10,7 @@ a few rows make a call. Hardly any padding, and the engine always meets the same
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Protocol, Self
 
@@ -26,6 +26,12 @@ FloatArray = NDArray[np.float32]
 _STEP: Final = 8
 _STRETCH: Final = 1.25  # the last call may be so much larger, which is cheaper than one more
 _LAST: Final = 1 << 31  # beyond every index
+_BRIEF: Final = 4  # times as much is in a call when nobody is waiting
+
+
+def never() -> bool:
+    """Nobody else wants the machine."""
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +110,11 @@ class Layout(Protocol):
 
     kind: ClassVar[str]
 
-    def calls(self, texts: Texts, pad_id: int, *, per_text: bool) -> Iterator[Call]:
-        """Calls for all `texts`; `per_text`: the graph gives one row of logits a text, not one a token."""
+    def calls(self, texts: Texts, pad_id: int, *, per_text: bool, brief: Callable[[], bool] = never) -> Iterator[Call]:
+        """Calls for all `texts`; `per_text`: the graph gives one row of logits a text, not one a token.
+
+        `brief` is asked before each call whether it should be a short one, where shapes are free.
+        """
         ...
 
 
@@ -116,9 +125,9 @@ class Sorted:
     budget: int = 512
     kind: ClassVar[str] = "sorted"
 
-    def calls(self, texts: Texts, pad_id: int, *, per_text: bool) -> Iterator[Call]:
+    def calls(self, texts: Texts, pad_id: int, *, per_text: bool, brief: Callable[[], bool] = never) -> Iterator[Call]:
         """One text a row, padded to the longest of its call."""
-        for group in self._groups(texts.lengths):
+        for group in self._groups(texts.lengths, brief):
             yield self.padded(texts, group, int(texts.lengths[group].max()), pad_id, per_text=per_text)
 
     @staticmethod
@@ -139,14 +148,17 @@ class Sorted:
         spans = None if per_text else [(row, 0, int(size)) for row, size in enumerate(sizes)]
         return Call(arrays, group.tolist(), spans)
 
-    def _groups(self, lengths: NDArray[np.int64]) -> Iterator[NDArray[np.intp]]:
+    def _groups(self, lengths: NDArray[np.int64], brief: Callable[[], bool]) -> Iterator[NDArray[np.intp]]:
         """Indices of each group's texts; a text longer than the budget is a group of its own."""
         order = np.argsort(lengths, kind="stable")
-        start = 0
+        start, budget = 0, self._budget(brief)
         for end in range(1, len(order) + 1):
-            if end == len(order) or int(lengths[order[end]]) * (end - start + 1) > self.budget:
+            if end == len(order) or int(lengths[order[end]]) * (end - start + 1) > budget:
                 yield order[start:end]
-                start = end
+                start, budget = end, self._budget(brief)
+
+    def _budget(self, brief: Callable[[], bool]) -> int:
+        return self.budget // _BRIEF if brief() else self.budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,14 +169,14 @@ class Packed:
     rows: int = 4
     kind: ClassVar[str] = "packed"
 
-    def calls(self, texts: Texts, pad_id: int, *, per_text: bool) -> Iterator[Call]:
+    def calls(self, texts: Texts, pad_id: int, *, per_text: bool, brief: Callable[[], bool] = never) -> Iterator[Call]:
         """The longest texts first: one that is longer than `row_length` makes all rows of its call as long."""
         starts = np.cumsum(texts.lengths) - texts.lengths
         left = sorted((length, index) for index, length in enumerate(texts.lengths.tolist()))
         total = int(texts.lengths.sum())
         while left:
             width = max(self.row_length, left[-1][0])
-            most = max(1, self.row_length * self.rows // width)
+            most = max(1, self.row_length * self.rows // (width * (_BRIEF if brief() else 1)))
             rows = _fitted(left, total, width, most) or filled(left, width, most)
             total -= sum(row.size for row in rows)
             left = without(left, rows)

@@ -1,12 +1,12 @@
 """Texts in calls of the few shapes that a TensorRT plan is built for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
 import numpy as np
 
-from tritext.engines.batching import Call, Row, Sorted, Texts, filled, packed_call, without
+from tritext.engines.batching import Call, Row, Sorted, Texts, filled, never, packed_call, without
 from tritext.engines.shapes import bucket, texts_of
 
 # What a call costs beside its tokens, in tokens: what decides between one large call and two small ones.
@@ -24,11 +24,12 @@ class PackedCalls:
         read = tuple((int(rows), int(width)) for rows, width in self.calls_of)
         object.__setattr__(self, "calls_of", read)
 
-    def calls(self, texts: Texts, pad_id: int, *, per_text: bool) -> Iterator[Call]:
+    def calls(self, texts: Texts, pad_id: int, *, per_text: bool, brief: Callable[[], bool] = never) -> Iterator[Call]:
         """The longest texts first, each call in the shape that gets the most tokens done for what it costs.
 
         ValueError where a text is longer than every shape.
         """
+        del brief
         starts = np.cumsum(texts.lengths) - texts.lengths
         left = sorted((length, index) for index, length in enumerate(texts.lengths.tolist()))
         while left:
@@ -79,8 +80,9 @@ class Bucketed:
     rows: int
     kind: ClassVar[str] = "bucketed"
 
-    def calls(self, texts: Texts, pad_id: int, *, per_text: bool) -> Iterator[Call]:
+    def calls(self, texts: Texts, pad_id: int, *, per_text: bool, brief: Callable[[], bool] = never) -> Iterator[Call]:
         """One text a row, padded up to its bucket."""
+        del brief
         buckets = np.array([bucket(self.lengths, int(length)) for length in texts.lengths])
         for length in np.unique(buckets):
             indices = np.flatnonzero(buckets == length)

@@ -6,6 +6,9 @@ takes a lock, and behind that a place in a queue of one (the "turnstile"), witho
 would get the next one too. A call is short (milliseconds), which makes the sharing fair and quick: a request of one
 text waits for one call of a request of thousands, not for all of them.
 
+One that takes most of the machine while another wants a little of it makes shorter calls (`Share`), so that the other
+waits less. Two that want all of it have each half, and go on with calls of full length, which cost less.
+
 The locks are files (flock): the kernel frees them when their owner dies. One that is stopped keeps them, so patience
 is limited, and then everybody goes on without turns for a while.
 """
@@ -13,6 +16,7 @@ is limited, and then everybody goes on without turns for a while.
 import fcntl
 import hashlib
 import logging
+import math
 import os
 import tempfile
 import time
@@ -27,7 +31,28 @@ _POLL: Final = 0.0003  # seconds
 _PATIENCE: Final = 5.0  # longer than any call should take
 _LAPSE: Final = 30.0  # without turns, after somebody's patience was exhausted
 
+_MEMORY: Final = 1.0  # seconds of turns that say how the machine is shared
+_LITTLE, _MOST = 0.01, 0.6  # of that time: what another one's use of it is at least, and what greed is
+
 _log: Final = logging.getLogger("tritext")
+
+
+class Share:
+    """How much of the machine is one's own, of late, and how much is others'."""
+
+    def __init__(self) -> None:
+        self._held = self._waited = 0.0
+
+    def note(self, waited: float, held: float) -> None:
+        """A turn took `held` seconds, and was waited for for `waited`, while others had theirs."""
+        fade = math.exp(-(waited + held) / _MEMORY)
+        self._held, self._waited = self._held * fade + held, self._waited * fade + waited
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether most is one's own, while others want some."""
+        whole = self._held + self._waited
+        return self._held > _MOST * whole and self._waited > _LITTLE * whole
 
 
 class Turn:
@@ -40,15 +65,23 @@ class Turn:
         weakref.finalize(self, _close, self._files)
         self._lapsed_until = 0.0
         self._mine = False
+        self._share = Share()
+        self._asked = self._began = 0.0
+
+    def is_greedy(self) -> bool:
+        """Whether this encoder has most of the machine, while others want some of it."""
+        return self._share.is_greedy
 
     def __enter__(self) -> Self:
         call, following = self._files
+        self._asked = self._began = time.monotonic()
         if time.monotonic() < self._lapsed_until:
             return self
         deadline = time.monotonic() + _PATIENCE
         if _take(following, deadline):
             self._mine = _take(call, deadline)
             fcntl.flock(following, fcntl.LOCK_UN)
+        self._began = time.monotonic()
         if not self._mine:
             _log.warning("Another encoder has not ended its call for %g s; going on beside it.", _PATIENCE)
             self._lapsed_until = time.monotonic() + _LAPSE
@@ -60,10 +93,15 @@ class Turn:
         if self._mine:
             fcntl.flock(self._files[0], fcntl.LOCK_UN)
             self._mine = False
+            self._share.note(self._began - self._asked, time.monotonic() - self._began)
 
 
 class NoTurn:
     """For an encoder that has its cores for itself."""
+
+    def is_greedy(self) -> bool:
+        """Nobody else wants them."""
+        return False
 
     def __enter__(self) -> Self:
         return self

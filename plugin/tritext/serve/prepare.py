@@ -21,7 +21,7 @@ from typing import Final
 from tritext.engines.gpu import Machine, this_machine
 from tritext.engines.plan import PLAN, RECORD, Recipe, Record, graph_hash, misfit
 from tritext.engines.tensorrt_builder import BuildProgress
-from tritext.errors import EngineError, RepositoryError
+from tritext.errors import EngineError, RepositoryError, ServeError
 from tritext.manifest import sha256
 from tritext.progress import Progress, Silent
 from tritext.repository import BuiltModel
@@ -216,9 +216,12 @@ def verify(prepared: Sequence[Prepared], progress: Progress | None = None) -> No
                 server.wait_ready()
                 calls = check_shapes(each.model, each.folder, server.infer)
                 checked = server.checked[0]
-        except WrongEngine:
+        except ServeError as error:
+            wrong = error if isinstance(error, WrongEngine) else error.__cause__
+            if not isinstance(wrong, WrongEngine):
+                raise
             _discard(each)
-            raise
+            raise wrong from None
         if record := Record.read(each.folder / RECORD):
             _write_record(replace(record, checked=True), each.folder)
         progress.done(

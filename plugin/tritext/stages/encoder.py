@@ -164,7 +164,9 @@ class EncoderStage:
     def _results(self, texts: Texts) -> list[list[NDArray[np.float32]]]:
         """The logits of each of `texts`: one array, [C] or [l, C], or one for each token that is picked."""
         results: list[list[NDArray[np.float32]]] = [[] for _ in range(len(texts))]
-        calls = self._layout.calls(texts, self._settings.pad_id, per_text=self._settings.per_text)
+        calls = self._layout.calls(
+            texts, self._settings.pad_id, per_text=self._settings.per_text, brief=self._turn.is_greedy
+        )
         for call, output in self._run(calls):
             for index, logits in call.logits(output):
                 results[index].append(logits)
