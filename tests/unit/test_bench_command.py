@@ -197,14 +197,15 @@ def test_a_file_without_texts(server: FakeTriton, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_it_without_a_word(server: FakeTriton) -> None:
+    server.behave = slowly(0.02)  # else a request is hardly ever seen in flight
     command = [*COMMAND, "spam", "--url", server.address, "--duration", "60"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 30
-    while server.in_flight == 0 or len(server.seen) < 50:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while process.poll() is None and (server.in_flight == 0 or len(server.seen) < 50):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, "")
     assert "Traceback" not in err
 
