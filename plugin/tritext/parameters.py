@@ -9,6 +9,7 @@ import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal, TypeVar, get_args
 
 from tritext import contract
@@ -86,27 +87,15 @@ def _integer(value: object) -> int:
     return int(value)
 
 
+def _count(value: object, least: int = 1) -> int:
+    number = _integer(value)
+    if number < least:
+        raise ValueError
+    return number
+
+
 def _top_k(value: object) -> int | None:
-    if isinstance(value, str) and value.lower() == "all":
-        return None
-    number = _integer(value)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-def _count(value: object) -> int:
-    number = _integer(value)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-def _tokens(value: object) -> int:
-    number = _integer(value)
-    if number < 0:
-        raise ValueError
-    return number
+    return None if isinstance(value, str) and value.lower() == "all" else _count(value)
 
 
 def _probability(value: object) -> float:
@@ -146,7 +135,7 @@ BOOLEAN: Final = Rule("true or false", _boolean)
 STRING: Final = Rule("a string", _string)
 COUNT: Final = Rule("a whole number of at least 1", _count)
 TOP_K: Final = Rule('a whole number of at least 1, or "all"', _top_k)
-TOKENS: Final = Rule("a whole number of tokens, 0 or more", _tokens)
+TOKENS: Final = Rule("a whole number of tokens, 0 or more", partial(_count, least=0))
 TRUNCATION: Final = Rule(_side.expects, _truncation)
 CUT: Final = choice(*get_args(Cut))
 PROBABILITY: Final = Rule("a number from 0 to 1", _probability)

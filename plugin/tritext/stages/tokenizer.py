@@ -58,10 +58,7 @@ class TokenizerStage:
         carries_offsets = contract.OFFSETS in task_named(settings.task).carried
         path = folder / TOKENIZER
         try:
-            tokenizer = TextTokenizer(
-                path, settings.max_length, with_offsets=carries_offsets, unk_id=settings.unk_id,
-                cut=task_named(settings.task).cut,
-            )  # fmt: skip
+            tokenizer = TextTokenizer(path, settings.max_length, with_offsets=carries_offsets, unk_id=settings.unk_id)
         except Exception as error:  # the library raises nothing more special
             raise RepositoryError(f"{path} cannot be read ({error}). Build the model again.") from error
         stage = cls(settings, tokenizer)

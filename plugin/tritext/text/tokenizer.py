@@ -67,19 +67,15 @@ class TextTokenizer:
     """Encodes texts with the tokenizer in `path` (a ``tokenizer.json``).
 
     `with_offsets` also finds where each token lies in the text and whether it starts a word; `unk_id` is the
-    unknown token, always a word of its own. `cut` is which text of a pair is cut.
+    unknown token, always a word of its own.
     """
 
-    def __init__(
-        self, path: Path, max_length: int, *, with_offsets: bool = False, unk_id: int | None = None,
-        cut: Cut = "longest_first",
-    ) -> None:  # fmt: skip
+    def __init__(self, path: Path, max_length: int, *, with_offsets: bool = False, unk_id: int | None = None) -> None:
         self._tokenizer = Tokenizer.from_file(str(path))
         # Truncation and padding are ours: per request the first, per batch the second.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._max_length = max_length
-        self._cut: Cut = cut
         self._with_offsets = with_offsets
         self._words = WordStarts(self._tokenizer, unk_id) if with_offsets else None
 
@@ -88,9 +84,9 @@ class TextTokenizer:
     ) -> list[Encoded]:
         """Encode `texts`, cutting each at its side of `sides` where it is too long ("error" is cut right).
 
-        `cuts` say for each which text of a pair that is, where it is not the one that all were said to be cut by.
+        `cuts` say for each which text of a pair that is; the longest first where they are None.
         """
-        cuts = [self._cut] * len(texts) if cuts is None else cuts
+        cuts = [_EITHER] * len(texts) if cuts is None else cuts
         return [
             self._finish(encoding, text, self._kept(encoding, side, cut if isinstance(text, tuple) else _EITHER))
             for encoding, text, side, cut in zip(self._encoded(texts), texts, sides, cuts, strict=True)
