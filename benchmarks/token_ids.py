@@ -174,7 +174,7 @@ def _has_marks_of_class_0(text: str) -> bool:
     """Vowel signs, most of them, and syllables of Korean, which decompose."""
     letters = unicodedata.normalize("NFKD", text)
     return letters != unicodedata.normalize("NFKC", text) or any(
-        unicodedata.category(letter) == "Mn" and not unicodedata.combining(letter) for letter in letters
+        unicodedata.category(letter).startswith("M") and not unicodedata.combining(letter) for letter in letters
     )
 
 

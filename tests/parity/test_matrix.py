@@ -74,7 +74,7 @@ class Exported:
         """The largest and the mean difference of a logit in `cell`, as shares of the largest logit."""
         engine: Any = engine_named(cell.engine)
         artefact = engine.build(self.ingredients, cell.precision, folder)
-        layout = layout_values(Packed() if self.graph.packed else Sorted())
+        layout = layout_values(Packed() if self.graph.packed else Sorted(longest=self.settings.max_length))
         variant = Variant(cell.engine, cell.precision, artefact.file, layout, float("inf"))
         settings = EngineSettings(
             self.settings.encoder_inputs, self.settings.pad_id, self.per_text, (variant,), mask_id=self.settings.mask_id

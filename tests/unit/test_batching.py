@@ -108,6 +108,16 @@ def test_an_input_that_the_graph_does_not_take_is_not_given() -> None:
     assert set(call.arrays) == {"input_ids", "position_ids", "segment_ids"}
 
 
+def test_rows_have_few_widths_and_none_is_longer_than_the_model_takes() -> None:
+    alone = Sorted(1, longest=500)
+    widths = [call.arrays["input_ids"].shape[1] for call in calls_of([*range(1, 501)], alone)]
+    assert set(widths) == {*range(8, 497, 8), 497, 498, 499, 500}
+    (call,) = calls_of([61] * 8, Sorted(512, longest=500))
+    assert call.arrays["input_ids"].shape == (8, 64)
+    counts = [len(call.indices) for call in calls_of([57] * 9, Sorted(512, longest=500))]
+    assert counts == [8, 1]  # nine would be over the budget with their padding
+
+
 def test_texts_are_taken_out_of_their_requests_in_order() -> None:
     texts = Texts.of([request([[1, 2], [3]]).inputs, request([[4, 5, 6]]).inputs], NAMES)
     assert texts.values["input_ids"].tolist() == [1, 2, 3, 4, 5, 6]
@@ -120,7 +130,7 @@ def test_texts_are_taken_out_of_their_requests_in_order() -> None:
 
 Arrays = Mapping[str, NDArray[np.int32]]
 LAYOUTS: list[AnyLayout] = [
-    Sorted(512), Sorted(8), Packed(128, 4), Packed(64, 8), Packed(32, 1),
+    Sorted(512), Sorted(8), Sorted(64, 1000), Packed(128, 4), Packed(64, 8), Packed(32, 1),
     PackedCalls(((1, 16), (1, 64), (4, 64), (1, 512))), Bucketed((4, 16, 64), 3),
 ]  # fmt: skip
 

@@ -22,7 +22,8 @@ from tritext.engines.base import FIRST_TOKENS, POSITION_IDS, SEGMENT_IDS, IntArr
 
 FloatArray = NDArray[np.float32]
 
-# Row lengths are rounded up to a multiple of this: fewer shapes for an engine to prepare for.
+# Row lengths are rounded up to a multiple of this: fewer shapes for an engine to prepare for and to remember. OpenVINO
+# keeps some 2 MB for each shape that it has met, of a 6-layer MiniLM.
 _STEP: Final = 8
 _STRETCH: Final = 1.25  # the last call may be so much larger, which is cheaper than one more
 _LAST: Final = 1 << 31  # beyond every index
@@ -120,15 +121,19 @@ class Layout(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sorted:
-    """Texts of like length together, at most `budget` tokens a call. For graphs with an attention mask."""
+    """Texts of like length together, at most `budget` tokens a call. For graphs with an attention mask.
+
+    `longest`: how long a row may be; 0 where that is not known, and rows are as long as their longest text.
+    """
 
     budget: int = 512
+    longest: int = 0
     kind: ClassVar[str] = "sorted"
 
     def calls(self, texts: Texts, pad_id: int, *, per_text: bool, brief: Callable[[], bool] = never) -> Iterator[Call]:
         """One text a row, padded to the longest of its call."""
         for group in self._groups(texts.lengths, brief):
-            yield self.padded(texts, group, int(texts.lengths[group].max()), pad_id, per_text=per_text)
+            yield self.padded(texts, group, self._width(int(texts.lengths[group].max())), pad_id, per_text=per_text)
 
     @staticmethod
     def padded(texts: Texts, group: NDArray[np.intp], width: int, pad_id: int, *, per_text: bool) -> Call:
@@ -153,9 +158,13 @@ class Sorted:
         order = np.argsort(lengths, kind="stable")
         start, budget = 0, self._budget(brief)
         for end in range(1, len(order) + 1):
-            if end == len(order) or int(lengths[order[end]]) * (end - start + 1) > budget:
+            if end == len(order) or self._width(int(lengths[order[end]])) * (end - start + 1) > budget:
                 yield order[start:end]
                 start, budget = end, self._budget(brief)
+
+    def _width(self, length: int) -> int:
+        rounded = _rounded(length)
+        return rounded if rounded <= self.longest else length
 
     def _budget(self, brief: Callable[[], bool]) -> int:
         return self.budget // _BRIEF if brief() else self.budget
