@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import checkpoints
 import matrix
@@ -45,9 +46,11 @@ ALL = os.environ.get("TRITEXT_MATRIX") == "all"
 MADE = {**checkpoints.ARCHITECTURES, **MORE_ARCHITECTURES}
 ADA = "8.9"
 # How far logits may be from the checkpoint's, on average, as a share of the largest. Random weights are drawn far wider
-# than trained ones, and rounding does as much more to them (most to MobileBERT's, which normalises nothing on the way:
-# 2.3e-2 in torch's bf16); what is wrong is off by 0.3 and more.
+# than trained ones, and rounding does as much more to them, most to MobileBERT's, which normalises nothing on the way:
+# so it may also be this many times what transformers itself is off by in bf16. What is wrong is off by 0.3 and more.
 MEAN = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 3e-2, "int8": 0.06}
+TIMES = {"bf16": 1.5, "int8": 8.0}
+MOST = 0.15
 WORST = {"fp32": parity.TOLERANCE["fp32"], "bf16": 0.3}
 
 
@@ -69,6 +72,11 @@ class Exported:
     settings: TaskSettings
     examples: list[Example]
     per_text: bool
+    rounding: float  # the mean difference of transformers' own logits in bf16, likewise
+
+    def allowed(self, precision: str) -> float:
+        """The mean difference that `precision` may have."""
+        return max(MEAN[precision], min(MOST, TIMES.get(precision, 0.0) * self.rounding))
 
     def difference(self, cell: Cell, folder: Path) -> tuple[float, float]:
         """The largest and the mean difference of a logit in `cell`, as shares of the largest logit."""
@@ -88,9 +96,8 @@ class Exported:
         ):
             assert not isinstance(answer, TritextError), answer
             found.append(np.abs(answer["logits"][0] - example.logits).ravel())
-        every = np.concatenate(found)
-        scale = max(float(np.abs(example.logits).max(initial=0.0)) for example in self.examples)
-        return float(every.max()) / scale, float(every.mean()) / scale
+        every = np.concatenate(found) / scale(self.examples)
+        return float(every.max()), float(every.mean())
 
     def compile(self, cell: Cell, folder: Path) -> None:
         """Into a plan, by the ahead-of-time builder that needs no GPU."""
@@ -127,7 +134,20 @@ def _export(name: str, head: str, folder: Path) -> Exported:
                     partial(builder._export, packed=graph.packed), shapes)
         for each in (builder, planner)
     ]  # fmt: skip
-    return Exported(graph, made[0], made[1], settings, examples, task.per != "token")
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = parity.reference(load_model(facts), tokenizer, facts, texts)
+    except RuntimeError:  # DeBERTa fills with a number that bf16 does not have
+        rounded = examples
+    off = np.concatenate([np.abs(a.logits - b.logits).ravel() for a, b in zip(rounded, examples, strict=True)])
+    return Exported(
+        graph, made[0], made[1], settings, examples, task.per != "token", float(off.mean()) / scale(examples)
+    )
+
+
+def scale(examples: list[Example]) -> float:
+    """The largest logit."""
+    return max(float(np.abs(example.logits).max(initial=0.0)) for example in examples)
 
 
 @pytest.mark.parametrize(("name", "head"), chosen())
@@ -149,7 +169,7 @@ def test_each_cell_gives_the_checkpoints_answers(name: str, head: str, exported:
                 wrong.append((cell, str(error)[-300:]))
                 continue
         print(f"{name} {head} {cell.engine} {cell.precision}: {worst:.1e} of the scale, mean {mean:.1e}")
-        if worst > WORST.get(cell.precision, 1.0) or mean > MEAN[cell.precision]:
+        if worst > WORST.get(cell.precision, 1.0) or mean > exported(name, head).allowed(cell.precision):
             wrong.append((cell, f"{worst:.1e}, mean {mean:.1e}"))
     assert not wrong
 

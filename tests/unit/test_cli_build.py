@@ -450,3 +450,8 @@ def test_thresholds_come_from_a_file(run: Run, checkpoint: Path, tmp_path: Path)
     done = run("build", checkpoint, *build_into(tmp_path / "repository", "--thresholds", path))
     assert done.code != 0
     assert "négatif: high; it must be a number from 0 to 1" in " ".join(done.err.split())
+
+
+def test_python_runs_the_command_where_its_folder_is_not_on_the_path() -> None:
+    done = subprocess.run([sys.executable, "-m", "tritext", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("tritext ")

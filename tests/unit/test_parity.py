@@ -10,9 +10,13 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+import checkpoints
 from building import JUDGED, PAIRS, TEXTS, quick_build, snapshot
 from tritext.build import parity, weights
+from tritext.build.checkpoint import Overrides, inspect
+from tritext.build.source import locate
 from tritext.build.texts import parity_texts
+from tritext.build.weights import load_model
 from tritext.engines.onnxruntime import OnnxRuntime, OnnxRuntimeRunner
 from tritext.errors import ExportError, ParityError
 from tritext.manifest import Example
@@ -280,3 +284,15 @@ def test_long_texts_are_cut_for_the_message() -> None:
     long = Example("x" * 100, "y", *(np.zeros(1, np.int32),) * 2, np.zeros(1, np.float32))
     assert parity._quote(long) == "'" + "x" * 57 + "…'"
     assert parity._quote(example([0])) == "'t'"
+
+
+def test_a_question_that_fills_the_model_alone_is_left_out(tmp_path: Path) -> None:
+    """It is refused when served, too; transformers raises a bare Exception."""
+    made = checkpoints.make(tmp_path / "checkpoint", checkpoints.ARCHITECTURES["roberta"], checkpoints.HEADS["spans"])
+    facts, tokenizer = inspect(locate(str(made)), Overrides())
+    told: list[None] = []
+    found = parity.reference(
+        load_model(facts), tokenizer, facts, [("ค" * 80, "short"), ("who?", "she")], lambda: told.append(None)
+    )
+    assert [(each.text, each.pair) for each in found] == [("who?", "she")]
+    assert len(told) == 2

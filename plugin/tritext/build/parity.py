@@ -50,19 +50,29 @@ class Parity:
 
 def reference(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Facts,
               texts: Sequence[TextInput], advance: Callable[[], None] = lambda: None) -> list[Example]:  # fmt: skip
-    """The checkpoint's own ids and logits for `texts`, cut right; `advance` is called after each."""
+    """The checkpoint's own ids and logits for `texts`, cut right; `advance` is called after each.
+
+    Those that are refused when they are served are left out: whose mask was cut off, and pairs whose first text, which
+    is not to be cut, fills the model alone.
+    """
     tokenizer.truncation_side = "right"
     task = task_named(facts.task)
     examples = []
     for item in texts:
         text, pair = item if isinstance(item, tuple) else (item, None)
         # As a batch of one: called with an empty second text alone, transformers takes it for none.
-        encoded = tokenizer([item], truncation=task.cut, max_length=facts.max_length, return_tensors="pt")
+        try:
+            encoded = tokenizer([item], truncation=task.cut, max_length=facts.max_length, return_tensors="pt")
+        except Exception as error:  # tokenizers has no class for it
+            if "too short to respect" not in str(error):
+                raise
+            advance()
+            continue
         logits = _logits(model, encoded, text)
         ids = encoded["input_ids"][0].numpy().astype(np.int32)
         if task.per == "mask":
             logits = logits[ids == tokenizer.mask_token_id]
-            if not len(logits):  # it was cut off: such a text is refused, not answered
+            if not len(logits):
                 advance()
                 continue
         types = encoded.get("token_type_ids")

@@ -19,6 +19,9 @@ from tritext.serve.steps import step_processes
 _PATIENCE: Final = 2.0  # seconds for an answer
 _STEP_PATIENCE: Final = 1.0  # seconds for one step's
 _IDLE: Final = 0.05  # of one core: who takes less while a request waits does not work on it
+# Of the time: a thread that wants a processor for so long is not given one. Who hangs may still look 200 times a second
+# whether Python's lock is free.
+_STARVED: Final = 0.7
 _ENDLESS: Final = 60.0  # seconds that a step may compute without finishing a batch
 
 # An answer, and the refusal of one that means that the server is busy: it is alive.
@@ -45,7 +48,9 @@ class Probe:
         self._stopping.set()
 
     def _run(self) -> None:
-        while not self._stopping.wait(self._every):
+        pause = 0.0  # at once: who hangs before it has ever answered cannot be found out
+        while not self._stopping.wait(pause):
+            pause = self._every
             if not self._healer.is_busy_with(self._model):
                 try:
                     self._ask()
@@ -121,11 +126,15 @@ class Probe:
         return None
 
     def _is_silent(self, step: str, inputs: Arrays) -> bool:
-        calls = self._server.remote.calls(step)
+        calls, wanted = self._server.remote.calls(step), self._wanted(step)
         try:
             self._server.remote.infer(step, inputs, timeout=_STEP_PATIENCE)
         except Silence:
-            return self._server.remote.calls(step) == calls
+            is_starved = any(
+                seconds - wanted.get(thread, seconds) > _STARVED * _STEP_PATIENCE
+                for thread, seconds in self._wanted(step).items()
+            )
+            return not is_starved and self._server.remote.calls(step) == calls
         except ServeError:
             pass  # an error is an answer
         return False
@@ -133,6 +142,15 @@ class Probe:
     def _heal(self, step: str, cause: str, what: str) -> None:
         self._silent_since, self._calls = None, {}
         self._healer.heal(self._model, step, cause, what)
+
+    def _wanted(self, step: str) -> dict[int, float]:
+        """Processor seconds that each of its threads took or waited for so far."""
+        return {
+            thread: seconds
+            for process in step_processes(self._server.segments)
+            if process.step == step
+            for thread, seconds in process.wanted().items()
+        }
 
     def _work(self) -> dict[str, float]:
         """Processor seconds of each step so far."""

@@ -46,6 +46,19 @@ class StepProcess:
         stat = self._stat()
         return (int(stat[_USER]) + int(stat[_SYSTEM])) / _TICKS if stat else 0.0
 
+    def wanted(self) -> dict[int, float]:
+        """Processor time in seconds that each of its threads has taken or waited for so far.
+
+        Who is starved by others wants to work, and does not. 0.0 where the kernel does not count (schedstat).
+        """
+        found: dict[int, float] = {}
+        with contextlib.suppress(OSError):
+            for thread in (self._folder / "task").iterdir():
+                with contextlib.suppress(OSError, ValueError):  # it has ended meanwhile
+                    taken, waited, _ = (thread / "schedstat").read_text().split()
+                    found[int(thread.name)] = (int(taken) + int(waited)) / 1e9
+        return found
+
     @property
     def memory(self) -> int:
         """Bytes of its own that it holds in memory."""
