@@ -4,8 +4,8 @@
 
 In each round: the engine alone on windows of 384 tokens without padding, in the calls that suit it best, and the server
 at saturation on questions whose contexts fill such a window. What is compared is real tokens a second; the load
-generator shares the machine. Without a repository MiniLM is built with a random head, in the engine and precision that
-`tritext build` chooses.
+generator shares the machine. Without a repository MiniLM, all six layers, is built with a random head, in the engine
+and precision that `tritext build` chooses.
 """
 
 import sys
@@ -28,7 +28,7 @@ from tritext.build.source import locate
 from tritext.serve import Server
 
 WINDOW: Final = 384
-ROUNDS: Final = 3
+ROUNDS: Final = 5
 ROWS: Final = (1, 2, 4, 8)  # windows in a call of the bare engine
 SATURATED: Final = {"one question a request": (32, 1), "eight questions a request": (6, 8)}
 QUESTION: Final = "Who has the right to be recognised as a person?"
@@ -54,7 +54,7 @@ def one_round(bare: Bare, served: Served, sent: dict[str, Traffic], metrics_url:
     limit = max(limits.values())
     figures: dict[str, Any] = {"bare_tokens_per_second": limit, "bare_by_rows": limits}
     for name, (concurrency, _) in SATURATED.items():
-        found = measure(served, sent[name], Closed(concurrency), Conditions(seconds=10, warmup=3), metrics_url)
+        found = measure(served, sent[name], Closed(concurrency), Conditions(seconds=20, warmup=3), metrics_url)
         speed = found.client.tokens_per_second
         figures[name] = {"tokens_per_second": speed, "efficiency": speed / limit, "failed": found.client.failed}
     return figures
@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> None:
         run(Path(arguments[0]), arguments[1])
         return
     with tempfile.TemporaryDirectory() as scratch:
-        checkpoint = checkpoint_for("question-answering", Path(scratch) / "checkpoint")
+        checkpoint = checkpoint_for("question-answering", Path(scratch) / "checkpoint", num_hidden_layers=6)
         build(locate(str(checkpoint)), BuildOptions("questions", Path(scratch) / "repository"))
         run(Path(scratch) / "repository", "questions")
 
