@@ -58,7 +58,6 @@ NLI: Final = ("contradiction", "neutral", "entailment")
 ENTITIES: Final = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 CANDIDATES: Final = ("law", "family", "work")
 MASK: Final = "[MASK]"
-MAX_LENGTH: Final = 512
 DOCUMENTS: Final = 20
 
 
@@ -111,7 +110,6 @@ def text_classification(client: Client, name: str, checkpoint: Path) -> Agreemen
 def token_classification(client: Client, name: str, checkpoint: Path) -> Agreement:
     """By label, place and score of every entity, in order."""
     pipe: Any = transformers.pipeline("token-classification", model=str(checkpoint), device="cpu", dtype=torch.float32)
-    pipe.tokenizer.model_max_length = MAX_LENGTH
     items = texts()
     served = [
         [((each.label, each.start, each.end), each.score) for each in result.entities]  # type: ignore[attr-defined]
@@ -275,7 +273,7 @@ def checkpoint_for(task: str, folder: Path, **changes: Any) -> Path:
             torch.nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(encoder_dir())
-    tokenizer.model_max_length = MAX_LENGTH
+    tokenizer.model_max_length = 512
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -48,14 +48,14 @@ class Probe:
         self._stopping.set()
 
     def _run(self) -> None:
-        pause = 0.0  # at once: who hangs before it has ever answered cannot be found out
-        while not self._stopping.wait(pause):
-            pause = self._every
+        while not self._stopping.is_set():
             if not self._healer.is_busy_with(self._model):
                 try:
                     self._ask()
                 except Exception as error:  # noqa: BLE001 - a model that nobody asks must not pass for one that answers
                     self._status.down(self._model.name, f"it cannot be asked: {error}")
+            # Not before the first: who hangs before it has ever answered cannot be found out.
+            self._stopping.wait(self._every)
 
     def _ask(self) -> None:
         before, begun = self._work(), time.monotonic()
