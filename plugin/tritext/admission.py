@@ -18,9 +18,11 @@ import os
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
+from operator import itemgetter
 from pathlib import Path
 from typing import Final, TypeAlias, TypeVar
 
@@ -92,13 +94,14 @@ class Board:
         weakref.finalize(self, os.close, self._file)
         size = _SLOTS * _FIELDS * 8
         os.ftruncate(self._file, size)
-        self._values = memoryview(mmap.mmap(self._file, size)).cast("d")
+        values = memoryview(mmap.mmap(self._file, size)).cast("d")
+        self._slots = [values[begin : begin + _FIELDS] for begin in range(0, _SLOTS * _FIELDS, _FIELDS)]
 
     def claim(self, kind: float) -> Slot:
         """A slot for this process, one whose owner has gone where there is one: its counts go on."""
         fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
-            for slot in map(self._slot, range(_SLOTS)):
+            for slot in self._slots:
                 if slot[_KIND] == 0.0 or (slot[_KIND] == kind and not _lives(int(slot[_OWNER]))):
                     slot[_KIND], slot[_OWNER], slot[_EPOCH] = kind, float(os.getpid()), slot[_EPOCH] + 1
                     slot[_DONE], slot[_RATE], slot[_IDLE_SINCE] = slot[_BEGUN], 0.0, time.monotonic()
@@ -107,17 +110,9 @@ class Board:
             fcntl.flock(self._file, fcntl.LOCK_UN)
         raise OSError("its board is full")
 
-    def slots(self) -> list[Slot]:
+    def slots(self) -> Iterator[Slot]:
         """Those that were ever claimed."""
-        found = []
-        for slot in map(self._slot, range(_SLOTS)):
-            if slot[_KIND] == 0.0:
-                break
-            found.append(slot)
-        return found
-
-    def _slot(self, number: int) -> Slot:
-        return self._values[number * _FIELDS : (number + 1) * _FIELDS]
+        return takewhile(itemgetter(_KIND), self._slots)
 
 
 @dataclass(slots=True)
@@ -199,7 +194,7 @@ class Gate:
         self._board = board
         self._slot = board.claim(_GATE)
         self._history: deque[tuple[float, float]] = deque()  # when, and what all gates had let through by then
-        self._epochs: tuple[float, ...] = ()
+        self._epochs: list[float] = []
         self._lost = 0.0  # of what was let through, what will never be begun
 
     def let_through(self, tokens: int) -> None:
@@ -209,24 +204,25 @@ class Gate:
     def pressure(self) -> Pressure:
         """What waits now; nothing where no encoder is there that says how fast it is."""
         now = time.monotonic()
-        slots = self._board.slots()
-        meters = [slot for slot in slots if slot[_KIND] == _METER]
-        admitted = sum(slot[_BEGUN] for slot in slots if slot[_KIND] == _GATE)
-        begun = sum(slot[_BEGUN] for slot in meters)
-        alive = [slot for slot in meters if now - slot[_SEEN] < _STALE and slot[_RATE] > 0.0]
-        waiting = self._waiting(now, admitted, begun, meters, alive)
-        self._note(now, admitted)
-        rate = sum(slot[_RATE] for slot in alive)
-        if not rate:
-            return Pressure(self.goal, 0.0, 0.0)
-        free_in = min(max(0.0, slot[_BEGUN] - slot[_DONE]) / slot[_RATE] for slot in alive)
-        return Pressure(self.goal, waiting / rate + free_in, rate)
-
-    def _waiting(self, now: float, admitted: float, begun: float, meters: list[Slot], alive: list[Slot]) -> float:
-        epochs = tuple(slot[_EPOCH] for slot in meters)
+        admitted = begun = rate = 0.0
+        free_in, epochs, idle = math.inf, [], False
+        for slot in self._board.slots():
+            if slot[_KIND] == _GATE:
+                admitted += slot[_BEGUN]
+                continue
+            begun += slot[_BEGUN]
+            epochs.append(slot[_EPOCH])
+            if now - slot[_SEEN] < _STALE and slot[_RATE] > 0.0:
+                rate += slot[_RATE]
+                free_in = min(free_in, max(0.0, slot[_BEGUN] - slot[_DONE]) / slot[_RATE])
+                idle = idle or 0.0 < slot[_IDLE_SINCE] < now - _SETTLED
         if epochs != self._epochs:  # what the former one had before it failed
             self._epochs, self._lost = epochs, admitted - begun
-        idle = any(slot[_IDLE_SINCE] and now - slot[_IDLE_SINCE] > _SETTLED for slot in alive)
+        waiting = self._waiting(now, admitted, begun, idle=idle)
+        self._note(now, admitted)
+        return Pressure(self.goal, waiting / rate + free_in, rate) if rate else Pressure(self.goal, 0.0, 0.0)
+
+    def _waiting(self, now: float, admitted: float, begun: float, *, idle: bool) -> float:
         recent = admitted - self._admitted_by(now - (_SETTLED if idle else _GOALS * self.goal))
         waiting = admitted - begun - self._lost
         bounded = min(max(waiting, 0.0), recent)  # below 0: a step was asked by itself

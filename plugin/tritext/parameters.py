@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Literal, TypeVar, get_args
+from typing import Any, Final, Generic, Literal, TypeVar, get_args
 
 from tritext import contract
 from tritext.errors import InvalidInput
@@ -173,6 +173,22 @@ def parse(kind: type[P], sent: Mapping[str, object], defaults: Mapping[str, obje
         elif name.lower().replace("-", "_") in rules or not _is_foreign(name):
             raise InvalidInput(_unknown(name, sorted(rules)))
     return kind(**values)
+
+
+class Reader(Generic[P]):
+    """Reads the parameters of requests into `kind`, over a build's `defaults`; of those that send none, only once."""
+
+    def __init__(self, kind: type[P], defaults: Mapping[str, object]) -> None:
+        self._kind, self._defaults = kind, defaults
+        self._usual: P | None = None
+
+    def read(self, sent: Mapping[str, object]) -> P:
+        """As `parse` does."""
+        if sent:
+            return parse(self._kind, sent, self._defaults)
+        if self._usual is None:
+            self._usual = parse(self._kind, {}, self._defaults)
+        return self._usual
 
 
 def check_defaults(kind: type[Parameters], defaults: Mapping[str, object]) -> None:

@@ -240,6 +240,8 @@ def _fitted(lengths: Sequence[tuple[int, int]], total: int, width: int, most: in
             computed = len(rows) * _rounded(max(row.size for row in rows))
             if sum(row.size for row in rows) == total and computed < least:
                 best, least = rows, computed
+                if computed <= _rounded(total):
+                    return best
     return best
 
 

@@ -87,18 +87,21 @@ class OpenVinoRunner:
             compiled = openvino.Core().compile_model(path, "CPU", properties)
         except Exception as error:
             raise EngineError(f"OpenVINO cannot load {path}: {error}") from error
-        self._inputs = set().union(*(port.get_names() for port in compiled.inputs))
+        self._types = {name: port.element_type.to_dtype() for port in compiled.inputs for name in port.get_names()}
+        self._tensor = openvino.Tensor
         self._requests: SimpleQueue[Any] = SimpleQueue()
         for _ in range(options.streams):
             self._requests.put(compiled.create_infer_request())
 
     def run(self, arrays: Mapping[str, IntArray]) -> NDArray[np.float32]:
         """Logits of the graph's shape; EngineError where the graph cannot be run."""
-        given = {name: array for name, array in arrays.items() if name in self._inputs}
+        given = {name: np.ascontiguousarray(arrays[name], kind) for name, kind in self._types.items() if name in arrays}
         request = self._requests.get()
         try:
+            # As tensors, which share the arrays' memory; arrays themselves are looked at in Python, each at length.
+            request.set_tensors({name: self._tensor(array, shared_memory=True) for name, array in given.items()})
             # share_outputs=False copies: the next call would overwrite the request's own buffer.
-            logits: NDArray[np.float32] = request.infer(given, share_inputs=True, share_outputs=False)[0]
+            logits: NDArray[np.float32] = request.infer(share_outputs=False)[0]
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot run the model: {error}") from error
         finally:

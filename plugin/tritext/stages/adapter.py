@@ -80,10 +80,14 @@ class StageModel:
 
     def _read(self, request: Any) -> Request | TritextError:
         try:
-            parameters = json.loads(request.parameters() or "{}")
+            sent = request.parameters()
+            parameters = json.loads(sent) if sent and sent != "{}" else {}
             self._guard.admit(parameters)
-            tensors = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self._inputs}
-            inputs = {name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None}
+            inputs = {}
+            for name in self._inputs:
+                tensor = pb_utils.get_input_tensor_by_name(request, name)
+                if tensor is not None:
+                    inputs[name] = tensor.as_numpy()
             timeout = request.timeout() / 1e6 or None  # microseconds, 0: none
             return Request(inputs, parameters, timeout, request.request_id())
         except InvalidInput as error:

@@ -128,7 +128,9 @@ class EncoderStage:
         late = [self._is_late(request) for request in requests]
         timely = [request for request, is_late in zip(requests, late, strict=True) if not is_late]
         if self.meter:
-            self.meter.begin(sum(int(request.inputs[contract.ATTENTION_MASK.name].sum()) for request in requests))
+            self.meter.begin(
+                sum([np.count_nonzero(request.inputs[contract.ATTENTION_MASK.name]) for request in requests])
+            )
         try:
             logits = iter(self._logits(timely))
         finally:
@@ -171,7 +173,7 @@ class EncoderStage:
             for index, logits in call.logits(output):
                 results[index].append(logits)
             if self.meter:
-                self.meter.progress(int(texts.lengths[np.unique(call.indices)].sum()))
+                self.meter.progress(int(texts.lengths[list(set(call.indices))].sum()))
             self.counts[ENCODER_CALLS] += 1
             self.counts[COMPUTED_TOKENS] += call.computed
         return results

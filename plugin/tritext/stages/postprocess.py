@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from tritext import contract, parameters
+from tritext import contract
 from tritext.errors import TritextError
+from tritext.parameters import Reader
 from tritext.settings import TaskSettings
 from tritext.stages.base import Answer, Request
 from tritext.tasks import task_named
@@ -18,6 +19,7 @@ class PostprocessStage:
     def __init__(self, settings: TaskSettings, task: Task) -> None:
         self._settings = settings
         self._task = task
+        self._parameters = Reader(task.parameters, settings.defaults)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -30,5 +32,5 @@ class PostprocessStage:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Request) -> Answer:
-        read = parameters.parse(self._task.parameters, request.parameters, self._settings.defaults)
+        read = self._parameters.read(request.parameters)
         return self._task.answer(request.inputs[contract.LOGITS.name], request.inputs, self._settings, read)

@@ -4,16 +4,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tritext import admission, contract, parameters
+from tritext import admission, contract
 from tritext.admission import Gate
 from tritext.deadlines import Deadlines
 from tritext.engines.shapes import bucket
 from tritext.errors import InvalidInput, Overloaded, RepositoryError, TritextError
-from tritext.parameters import Parameters
+from tritext.parameters import Parameters, Reader
 from tritext.settings import TOKENIZER, TaskSettings
 from tritext.stages.base import (
     REFUSED_EXPIRED,
@@ -26,6 +27,7 @@ from tritext.stages.base import (
 )
 from tritext.stages.estimate import Estimate
 from tritext.tasks import task_named
+from tritext.tasks.base import firsts
 from tritext.tasks.inputs import Rows
 from tritext.text.inputs import TextInput
 from tritext.text.tokenizer import Encoded, TextTokenizer
@@ -45,6 +47,7 @@ class TokenizerStage:
     def __init__(self, settings: TaskSettings, tokenizer: TextTokenizer) -> None:
         self._settings = settings
         self._task = task_named(settings.task)
+        self._parameters = Reader(self._task.parameters, settings.defaults)
         self._tokenizer = tokenizer
         self._estimate = Estimate(settings.max_length)
         self.gate: Gate | None = None
@@ -131,11 +134,10 @@ class TokenizerStage:
 
     def _judge(self, request: Request) -> _Job | InvalidInput:
         try:
-            values = (value for array in request.inputs.values() for value in array.reshape(-1).tolist())
-            size = sum(len(value) for value in values if isinstance(value, bytes))
+            size = sum([sum(map(len, array.ravel())) for array in request.inputs.values() if array.dtype == np.object_])
             if size > contract.MOST_BYTES:
                 return _too_large(size)
-            read = parameters.parse(self._task.parameters, request.parameters, self._settings.defaults)
+            read = self._parameters.read(request.parameters)
             rows = self._task.rows(request.inputs, self._settings, read)
             if len(rows.texts) > contract.MOST_ROWS:
                 return _too_many(len(rows.texts), contract.MOST_ROWS, "fewer texts")
@@ -180,18 +182,17 @@ class TokenizerStage:
 
     def _padded(self, rows: list[Encoded]) -> Answer:
         length = bucket(self._settings.lengths, max(len(row.input_ids) for row in rows))
-        shape = (len(rows), length)
         answer: Answer = {
-            contract.INPUT_IDS.name: np.full(shape, self._settings.pad_id, dtype=np.int32),
-            contract.ATTENTION_MASK.name: np.zeros(shape, dtype=np.int32),
+            contract.INPUT_IDS.name: _laid([row.input_ids for row in rows], length, self._settings.pad_id),
+            contract.ATTENTION_MASK.name: _laid([np.ones(len(row.input_ids), np.int32) for row in rows], length, 0),
         }
         if contract.TOKEN_TYPE_IDS.name in self._settings.encoder_inputs:
-            answer[contract.TOKEN_TYPE_IDS.name] = np.zeros(shape, dtype=np.int32)
+            answer[contract.TOKEN_TYPE_IDS.name] = _laid([row.token_type_ids for row in rows], length, 0)
         if contract.OFFSETS in self._task.carried:
-            answer[contract.OFFSETS.name] = np.zeros((*shape, 2), dtype=np.int32)
-            answer[contract.TOKEN_KIND.name] = np.full(shape, contract.SPECIAL, dtype=np.uint8)
-        for index, row in enumerate(rows):
-            _fill(answer, index, row)
+            answer[contract.OFFSETS.name] = _laid([row.offsets for row in rows if row.offsets is not None], length, 0)
+            answer[contract.TOKEN_KIND.name] = _laid(
+                [row.kinds for row in rows if row.kinds is not None], length, contract.SPECIAL
+            )
         return answer
 
 
@@ -200,15 +201,18 @@ def _report(encoded: Sequence[Encoded], rows: Rows) -> Answer:
 
     Of several it is the longest, and whether any was cut.
     """
-    of = np.arange(len(encoded), dtype=np.int32) if rows.of is None else np.asarray(rows.of, dtype=np.int32)
-    counts, truncated = np.zeros((of[-1] + 1, 1), np.int32), np.zeros((of[-1] + 1, 1), np.bool_)
-    np.maximum.at(counts[:, 0], of, [each.count for each in encoded])
-    np.logical_or.at(truncated[:, 0], of, [each.truncated for each in encoded])
+    of = range(len(encoded)) if rows.of is None else rows.of
+    windows = np.array([(row, each.own) for row, each in zip(of, encoded, strict=True)], np.int32)
+    counts = np.array([each.count for each in encoded], np.int32)
+    truncated = np.array([each.truncated for each in encoded], np.bool_)
+    if rows.of is not None:
+        starts = firsts(windows[:, 0])
+        counts, truncated = np.maximum.reduceat(counts, starts), np.logical_or.reduceat(truncated, starts)
     return {
-        contract.TOKEN_COUNT.name: counts,
-        contract.TRUNCATED.name: truncated,
-        contract.ROW.name: of[:, None],
-        contract.WINDOW.name: np.stack([of, np.array([each.own for each in encoded], np.int32)], axis=1),
+        contract.TOKEN_COUNT.name: counts[:, None],
+        contract.TRUNCATED.name: truncated[:, None],
+        contract.ROW.name: windows[:, :1],
+        contract.WINDOW.name: windows,
     }
 
 
@@ -236,15 +240,11 @@ def _no_room(rows: Rows, index: int, cuts: Cuts) -> InvalidInput:
     )
 
 
-def _fill(answer: Answer, index: int, row: Encoded) -> None:
-    size = len(row.input_ids)
-    answer[contract.ATTENTION_MASK.name][index, :size] = 1
-    values = {
-        contract.INPUT_IDS.name: row.input_ids,
-        contract.TOKEN_TYPE_IDS.name: row.token_type_ids,
-        contract.OFFSETS.name: row.offsets,
-        contract.TOKEN_KIND.name: row.kinds,
-    }
-    for name, value in values.items():
-        if name in answer and value is not None:
-            answer[name][index, :size] = value
+def _laid(rows: Sequence[NDArray[Any]], length: int, fill: int) -> NDArray[Any]:
+    """Rows [l, …] of their own lengths as one array [N, length, …]."""
+    if len(rows) == 1 and len(rows[0]) == length:
+        return rows[0][None]
+    laid = np.full((len(rows), length, *rows[0].shape[1:]), fill, dtype=rows[0].dtype)
+    for index, row in enumerate(rows):
+        laid[index, : len(row)] = row
+    return laid

@@ -142,7 +142,9 @@ class Task:
 
 def firsts(of: NDArray[np.int32]) -> NDArray[np.intp]:
     """Where the rows of each text begin, [N]; `of` [M], ascending, says which of N texts each of M rows is of."""
-    return np.flatnonzero(np.diff(of, prepend=-1))
+    begins = np.ones(len(of), dtype=np.bool_)
+    np.not_equal(of[1:], of[:-1], out=begins[1:])
+    return begins.nonzero()[0]
 
 
 def column(texts: Sequence[str]) -> NDArray[np.object_]:

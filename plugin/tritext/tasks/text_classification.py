@@ -95,7 +95,8 @@ class TextClassificationTask(Task):
 
     def rows(self, inputs: Arrays, settings: TaskSettings, parameters: TextClassificationParameters) -> Rows:
         """A text or pair each, or the windows of each."""
-        return replace(one_each(inputs), windows=windows_of(parameters, settings))
+        rows, windows = one_each(inputs), windows_of(parameters, settings)
+        return replace(rows, windows=windows) if windows else rows
 
     def scores(self, logits: FloatArray, settings: TaskSettings) -> FloatArray:
         """The checkpoint's own function."""
@@ -120,8 +121,10 @@ class TextClassificationTask(Task):
         scores = _scores(logits, parameters.function_to_apply, settings)
         least = _least(settings, parameters)
         order = (-scores).argsort(axis=-1, kind="stable")
-        reached = np.ones(scores.shape, np.bool_) if least is None else scores >= least
-        picked = [ranked[row[ranked]][: parameters.top_k] for row, ranked in zip(reached, order, strict=True)]
+        best = list(order)
+        if least is not None:
+            best = [ranked[row[ranked]] for row, ranked in zip(scores >= least, order, strict=True)]
+        picked = [ranked[: parameters.top_k] for ranked in best]
         labels = encoded(settings.labels)
         return pad(
             Column(contract.LABEL, [labels[each] for each in picked]),
@@ -150,9 +153,9 @@ def _logit(probabilities: FloatArray) -> FloatArray:
 
 def _joined(logits: FloatArray, window: NDArray[np.int32], rule: Literal["mean", "max"]) -> FloatArray:
     """One row of logits a text, [N, C], of those of its windows [M, C]; `window` [M, 2] as `contract.WINDOW`."""
-    begins = firsts(window[:, 0])
-    if len(begins) == len(logits):
+    if window[-1, 0] == len(logits) - 1:  # each text has one
         return logits
+    begins = firsts(window[:, 0])
     if rule == "max":
         return np.maximum.reduceat(logits, begins)
     weights = np.maximum(window[:, 1:], 1).astype(np.float64)

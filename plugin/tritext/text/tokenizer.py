@@ -21,6 +21,7 @@ _SPACE: Final = ord(" ")
 _MUCH: Final = 100_000  # characters: some 20 ms of work
 _PARALLELISM: Final = "TOKENIZERS_PARALLELISM"
 _IS_SAID: Final = _PARALLELISM in os.environ  # whoever starts us may know better
+_is_spread: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ class TextTokenizer:
         _spread(sum(len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in texts))
         encode = self._tokenizer.encode_batch if self._with_offsets else self._tokenizer.encode_batch_fast
         pairs = [text for text in texts if isinstance(text, tuple)]
-        parts = list(dict.fromkeys(part for pair in pairs for part in pair))
+        parts = list(dict.fromkeys([part for pair in pairs for part in pair]))
         if len(pairs) < len(texts) or len(parts) > len(pairs) + 1:
             encodings: list[Encoding] = encode(list(texts))
             return encodings
@@ -169,8 +170,10 @@ def _spread(characters: int) -> None:
 
     To wake threads that an encoder keeps from their cores takes longer than to tokenize a few texts.
     """
-    if not _IS_SAID:
-        os.environ[_PARALLELISM] = "true" if characters > _MUCH else "false"
+    global _is_spread  # noqa: PLW0603 - like the variable itself, which is slow to set
+    if not _IS_SAID and _is_spread != (characters > _MUCH):
+        _is_spread = characters > _MUCH
+        os.environ[_PARALLELISM] = "true" if _is_spread else "false"
 
 
 class WordStarts:
