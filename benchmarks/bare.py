@@ -53,7 +53,7 @@ class Bare:
             }
             for size in lengths
         ]
-        texts = Texts.of(requests, self.settings.inputs)
+        texts = Texts.of(requests, self.settings.inputs, longest=self.settings.longest)
         return list(layout.calls(texts, self.settings.pad_id, per_text=self.settings.per_text))
 
     def full(self, rows: int, length: int) -> list[Call]:

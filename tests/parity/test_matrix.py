@@ -82,10 +82,15 @@ class Exported:
         """The largest and the mean difference of a logit in `cell`, as shares of the largest logit."""
         engine: Any = engine_named(cell.engine)
         artefact = engine.build(self.ingredients, cell.precision, folder)
-        layout = layout_values(Packed() if self.graph.packed else Sorted(longest=self.settings.max_length))
+        layout = layout_values(Packed() if self.graph.packed else Sorted())
         variant = Variant(cell.engine, cell.precision, artefact.file, layout, float("inf"))
         settings = EngineSettings(
-            self.settings.encoder_inputs, self.settings.pad_id, self.per_text, (variant,), mask_id=self.settings.mask_id
+            self.settings.encoder_inputs,
+            self.settings.pad_id,
+            self.per_text,
+            (variant,),
+            longest=self.settings.max_length,
+            mask_id=self.settings.mask_id,
         )
         stage = EncoderStage.of(settings, variant, folder)
         found = []

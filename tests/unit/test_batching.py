@@ -23,14 +23,14 @@ NAMES = ("input_ids", "attention_mask", "token_type_ids")
 PAD = 99
 
 
-def texts_of(sizes: list[int]) -> Texts:
+def texts_of(sizes: list[int], longest: int = 0) -> Texts:
     """Texts of these lengths; each token is told by its value, and its type is the negative."""
     ids = np.concatenate([[*1000 * index + np.arange(size)] for index, size in enumerate(sizes)], dtype=np.int32)
-    return Texts({"input_ids": ids, "token_type_ids": -ids}, np.array(sizes, dtype=np.int64))
+    return Texts({"input_ids": ids, "token_type_ids": -ids}, np.array(sizes, dtype=np.int64), longest=longest)
 
 
-def calls_of(sizes: list[int], layout: Sorted, *, per_text: bool = False) -> list[Call]:
-    return list(layout.calls(texts_of(sizes), PAD, per_text=per_text))
+def calls_of(sizes: list[int], layout: Sorted, *, per_text: bool = False, longest: int = 0) -> list[Call]:
+    return list(layout.calls(texts_of(sizes, longest), PAD, per_text=per_text))
 
 
 @given(lengths, st.integers(1, 800))
@@ -109,12 +109,12 @@ def test_an_input_that_the_graph_does_not_take_is_not_given() -> None:
 
 
 def test_rows_have_few_widths_and_none_is_longer_than_the_model_takes() -> None:
-    alone = Sorted(1, longest=500)
-    widths = [call.arrays["input_ids"].shape[1] for call in calls_of([*range(1, 501)], alone)]
+    alone = calls_of([*range(1, 501)], Sorted(1), longest=500)
+    widths = [call.arrays["input_ids"].shape[1] for call in alone]
     assert set(widths) == {*range(8, 497, 8), 497, 498, 499, 500}
-    (call,) = calls_of([61] * 8, Sorted(512, longest=500))
+    (call,) = calls_of([61] * 8, Sorted(512), longest=500)
     assert call.arrays["input_ids"].shape == (8, 64)
-    counts = [len(call.indices) for call in calls_of([57] * 9, Sorted(512, longest=500))]
+    counts = [len(call.indices) for call in calls_of([57] * 9, Sorted(512), longest=500)]
     assert counts == [8, 1]  # nine would be over the budget with their padding
 
 
@@ -130,7 +130,7 @@ def test_texts_are_taken_out_of_their_requests_in_order() -> None:
 
 Arrays = Mapping[str, NDArray[np.int32]]
 LAYOUTS: list[AnyLayout] = [
-    Sorted(512), Sorted(8), Sorted(64, 1000), Packed(128, 4), Packed(64, 8), Packed(32, 1),
+    Sorted(512), Sorted(8), Sorted(64), Packed(128, 4), Packed(64, 8), Packed(32, 1),
     PackedCalls(((1, 16), (1, 64), (4, 64), (1, 512))), Bucketed((4, 16, 64), 3),
 ]  # fmt: skip
 
@@ -164,7 +164,7 @@ class ByText(ByToken):
 
 
 def stage(runner: Any, layout: AnyLayout, *, per_text: bool) -> EncoderStage:
-    return EncoderStage(EngineSettings(NAMES, PAD, per_text, ()), runner, layout)
+    return EncoderStage(EngineSettings(NAMES, PAD, per_text, (), longest=1000), runner, layout)
 
 
 rows_of = st.lists(st.lists(st.integers(1, 90), min_size=1, max_size=80), min_size=1, max_size=8)

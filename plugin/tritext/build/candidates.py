@@ -41,7 +41,7 @@ _PACKED: Final[tuple[AnyLayout, ...]] = (
     Packed(256, 2),
 )
 _PACKED_ON_GPU: Final[tuple[AnyLayout, ...]] = (Packed(256, 32), Packed(256, 128), Packed(512, 32), Packed(128, 64))
-_BUDGETS: Final = (512, 256, 1024)  # tokens a call of `Sorted`
+_SORTED: Final[tuple[AnyLayout, ...]] = (Sorted(512), Sorted(256), Sorted(1024))
 
 Spec = tuple[str, Precision]
 
@@ -172,7 +172,12 @@ class Contest:
         """The encoder that runs `variant`."""
         inputs = self._settings.encoder_inputs
         settings = EngineSettings(
-            inputs, self._settings.pad_id, self._per_text, (variant,), mask_id=self._settings.mask_id
+            inputs,
+            self._settings.pad_id,
+            self._per_text,
+            (variant,),
+            longest=self._settings.max_length,
+            mask_id=self._settings.mask_id,
         )
         return EncoderStage.of(settings, variant, self._folder)
 
@@ -187,16 +192,14 @@ class Contest:
         best = best if _MARGIN * shares[best] < 1.0 else 0
         layout = layouts[best]
         self._progress.done(
-            ", ".join(
-                f"{key} {value}" for key, value in layout_values(layout).items() if key not in {"kind", "longest"}
-            )
+            ", ".join(f"{key} {value}" for key, value in layout_values(layout).items() if key != "kind")
         )
         return layout
 
     def _layouts(self, *, uses_cores: bool) -> tuple[AnyLayout, ...]:
         """The usual one first. A GPU is idle under calls that fill a processor's caches."""
         if not self._ingredients.graph.packed:
-            return tuple(Sorted(budget, self._settings.max_length) for budget in _BUDGETS)
+            return _SORTED
         return _PACKED if uses_cores else _PACKED_ON_GPU
 
     def _judge(self, candidate: Candidate) -> bool:

@@ -228,7 +228,7 @@ class EncoderBuilder:
         engine = engine_named(spec[0])
         self._progress.step(f"Build the engine: {spec[0]} {spec[1]}")
         artefact = engine.build(Ingredients(graph, self._model), spec[1], self._folder)
-        layout = layout_values(Packed() if graph.packed else Sorted(longest=settings.max_length))
+        layout = layout_values(Packed() if graph.packed else Sorted())
         variant = Variant(*spec, artefact.file, layout, float("inf"))
         self._progress.done(f"{sum(path.stat().st_size for path in self._folder.rglob('*')) / 1e6:.1f} MB")
         return Encoder(artefact, self._settings(settings, [variant]), ())

@@ -12,7 +12,7 @@ a few rows make a call. Hardly any padding, and the engine always meets the same
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Protocol, Self
+from typing import Any, ClassVar, Final, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from tritext import contract
 from tritext.engines.base import FIRST_TOKENS, POSITION_IDS, SEGMENT_IDS, IntArray
 
 FloatArray = NDArray[np.float32]
+Size = TypeVar("Size", int, NDArray[np.int64])
 
 # Row lengths are rounded up to a multiple of this: fewer shapes for an engine to prepare for and to remember. OpenVINO
 # keeps some 2 MB for each shape that it has met, of a 6-layer MiniLM. Packed rows beyond _SHORT, which are full, have
@@ -42,16 +43,22 @@ class Texts:
     """The texts of several requests, one after the other, and how each tensor looks without padding.
 
     `values` hold, per input, the tokens of all texts end to end, [S]; `lengths` [T] says where each one ends. `picks`
-    are the places in each text that a row of logits is wanted for; None where it is one a text or all.
+    are the places in each text that a row of logits is wanted for; None where it is one a text or all. `longest` is how
+    long a row may be that the model takes, 0 where that is not known.
     """
 
     values: Mapping[str, IntArray]
     lengths: NDArray[np.int64]
     picks: Sequence[NDArray[np.intp]] | None = None
+    longest: int = 0
 
     @classmethod
     def of(
-        cls, requests: Sequence[Mapping[str, NDArray[Any]]], inputs: Sequence[str], mask_id: int | None = None
+        cls,
+        requests: Sequence[Mapping[str, NDArray[Any]]],
+        inputs: Sequence[str],
+        mask_id: int | None = None,
+        longest: int = 0,
     ) -> Self:
         """Take the rows of `requests` apart; the mask [N, L] of each tells where a row ends.
 
@@ -65,9 +72,9 @@ class Texts:
         }
         lengths = np.concatenate([mask.sum(axis=1) for mask in masks])
         if mask_id is None:
-            return cls(values, lengths)
+            return cls(values, lengths, longest=longest)
         ids = np.split(values[contract.INPUT_IDS.name], np.cumsum(lengths)[:-1])
-        return cls(values, lengths, [np.flatnonzero(each == mask_id) for each in ids])
+        return cls(values, lengths, [np.flatnonzero(each == mask_id) for each in ids], longest)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -123,19 +130,17 @@ class Layout(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sorted:
-    """Texts of like length together, at most `budget` tokens a call. For graphs with an attention mask.
-
-    `longest`: how long a row may be; 0 where that is not known, and rows are as long as their longest text.
-    """
+    """Texts of like length together, at most `budget` tokens a call. For graphs with an attention mask."""
 
     budget: int = 512
-    longest: int = 0
     kind: ClassVar[str] = "sorted"
 
     def calls(self, texts: Texts, pad_id: int, *, per_text: bool, brief: Callable[[], bool] = never) -> Iterator[Call]:
-        """One text a row, padded to the longest of its call."""
-        for group in self._groups(texts.lengths, brief):
-            yield self.padded(texts, group, self._width(int(texts.lengths[group].max())), pad_id, per_text=per_text)
+        """One text a row, padded to the longest of its call, and a little more where the model takes that."""
+        rounded = _rounded(texts.lengths)
+        widths = np.where(rounded <= texts.longest, rounded, texts.lengths)
+        for group in self._groups(widths, brief):
+            yield self.padded(texts, group, int(widths[group].max()), pad_id, per_text=per_text)
 
     @staticmethod
     def padded(texts: Texts, group: NDArray[np.intp], width: int, pad_id: int, *, per_text: bool) -> Call:
@@ -155,18 +160,14 @@ class Sorted:
         spans = None if per_text else [(row, 0, int(size)) for row, size in enumerate(sizes)]
         return Call(arrays, group.tolist(), spans)
 
-    def _groups(self, lengths: NDArray[np.int64], brief: Callable[[], bool]) -> Iterator[NDArray[np.intp]]:
-        """Indices of each group's texts; a text longer than the budget is a group of its own."""
-        order = np.argsort(lengths, kind="stable")
+    def _groups(self, widths: NDArray[np.int64], brief: Callable[[], bool]) -> Iterator[NDArray[np.intp]]:
+        """Indices of each group's texts; one that needs a row longer than the budget is a group of its own."""
+        order = np.argsort(widths, kind="stable")
         start, budget = 0, self._budget(brief)
         for end in range(1, len(order) + 1):
-            if end == len(order) or self._width(int(lengths[order[end]])) * (end - start + 1) > budget:
+            if end == len(order) or int(widths[order[end]]) * (end - start + 1) > budget:
                 yield order[start:end]
                 start, budget = end, self._budget(brief)
-
-    def _width(self, length: int) -> int:
-        rounded = _rounded(length)
-        return rounded if rounded <= self.longest else length
 
     def _budget(self, brief: Callable[[], bool]) -> int:
         return self.budget // _BRIEF if brief() else self.budget
@@ -247,7 +248,7 @@ def _fitted(lengths: Sequence[tuple[int, int]], total: int, width: int, most: in
     return best
 
 
-def _rounded(size: int, step: int = _STEP) -> int:
+def _rounded(size: Size, step: int = _STEP) -> Size:
     return -(-size // step) * step
 
 

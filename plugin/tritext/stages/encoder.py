@@ -145,7 +145,9 @@ class EncoderStage:
     def _logits(self, requests: Sequence[Request]) -> list[Answer]:
         if not requests:
             return []
-        texts = Texts.of([request.inputs for request in requests], self._settings.inputs, self._settings.mask_id)
+        settings = self._settings
+        arrays = [request.inputs for request in requests]
+        texts = Texts.of(arrays, settings.inputs, settings.mask_id, settings.longest)
         found = self._results(texts)
         self.counts[TEXTS] += len(texts)
         self.counts[TOKENS] += int(texts.lengths.sum())
@@ -154,7 +156,7 @@ class EncoderStage:
         for request in requests:
             ids = request.inputs[contract.INPUT_IDS.name]
             mine = found[start : start + len(ids)]
-            if self._settings.mask_id is None:
+            if settings.mask_id is None:
                 logits = _stacked([rows[0] for rows in mine], ids.shape)
             else:
                 picked = [np.stack([row.reshape(-1) for row in rows]) for rows in mine]
