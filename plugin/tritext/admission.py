@@ -212,9 +212,10 @@ class Gate:
                 continue
             begun += slot[_BEGUN]
             epochs.append(slot[_EPOCH])
-            if now - slot[_SEEN] < _STALE and slot[_RATE] > 0.0:
-                rate += slot[_RATE]
-                free_in = min(free_in, max(0.0, slot[_BEGUN] - slot[_DONE]) / slot[_RATE])
+            own = slot[_RATE]  # its owner may change it meanwhile
+            if now - slot[_SEEN] < _STALE and own > 0.0:
+                rate += own
+                free_in = min(free_in, max(0.0, slot[_BEGUN] - slot[_DONE]) / own)
                 idle = idle or 0.0 < slot[_IDLE_SINCE] < now - _SETTLED
         if epochs != self._epochs:  # what the former one had before it failed
             self._epochs, self._lost = epochs, admitted - begun

@@ -21,7 +21,7 @@ from tritext import contract
 from tritext.engines.base import FIRST_TOKENS, POSITION_IDS, SEGMENT_IDS, IntArray
 
 FloatArray = NDArray[np.float32]
-Size = TypeVar("Size", int, NDArray[np.int64])
+_Size = TypeVar("_Size", int, NDArray[np.int64])
 
 # Row lengths are rounded up to a multiple of this: fewer shapes for an engine to prepare for and to remember. OpenVINO
 # keeps some 2 MB for each shape that it has met, of a 6-layer MiniLM. Packed rows beyond _SHORT, which are full, have
@@ -243,12 +243,12 @@ def _fitted(lengths: Sequence[tuple[int, int]], total: int, width: int, most: in
             computed = len(rows) * _row_length(max(row.size for row in rows))
             if sum(row.size for row in rows) == total and computed < least:
                 best, least = rows, computed
-                if computed <= _row_length(total):
+                if computed <= _row_length(total):  # no more padding than in one row
                     return best
     return best
 
 
-def _rounded(size: Size, step: int = _STEP) -> Size:
+def _rounded(size: _Size, step: int = _STEP) -> _Size:
     return -(-size // step) * step
 
 

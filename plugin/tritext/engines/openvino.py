@@ -88,6 +88,7 @@ class OpenVinoRunner:
         except Exception as error:
             raise EngineError(f"OpenVINO cannot load {path}: {error}") from error
         self._types = {name: port.element_type.to_dtype() for port in compiled.inputs for name in port.get_names()}
+        self._ports = len(compiled.inputs)
         self._tensor = openvino.Tensor
         self._requests: SimpleQueue[Any] = SimpleQueue()
         for _ in range(options.streams):
@@ -96,13 +97,15 @@ class OpenVinoRunner:
     def run(self, arrays: Mapping[str, IntArray]) -> NDArray[np.float32]:
         """Logits of the graph's shape; EngineError where the graph cannot be run."""
         given = {name: np.ascontiguousarray(arrays[name], kind) for name, kind in self._types.items() if name in arrays}
+        if len(given) < self._ports:
+            raise EngineError(f"The model takes {', '.join(self._types)}, and was given {', '.join(arrays)}.")
         request = self._requests.get()
         try:
-            # As tensors, which share the arrays' memory; arrays themselves are looked at in Python, each at length.
+            # As tensors, whose memory is that of `given`; arrays themselves are looked at in Python, each at length.
             request.set_tensors({name: self._tensor(array, shared_memory=True) for name, array in given.items()})
             # share_outputs=False copies: the next call would overwrite the request's own buffer.
             logits: NDArray[np.float32] = request.infer(share_outputs=False)[0]
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise EngineError(f"OpenVINO cannot run the model: {error}") from error
         finally:
             self._requests.put(request)

@@ -189,10 +189,8 @@ class TokenizerStage:
         if contract.TOKEN_TYPE_IDS.name in self._settings.encoder_inputs:
             answer[contract.TOKEN_TYPE_IDS.name] = _laid([row.token_type_ids for row in rows], length, 0)
         if contract.OFFSETS in self._task.carried:
-            answer[contract.OFFSETS.name] = _laid([row.offsets for row in rows if row.offsets is not None], length, 0)
-            answer[contract.TOKEN_KIND.name] = _laid(
-                [row.kinds for row in rows if row.kinds is not None], length, contract.SPECIAL
-            )
+            answer[contract.OFFSETS.name] = _laid([row.offsets for row in rows], length, 0)
+            answer[contract.TOKEN_KIND.name] = _laid([row.kinds for row in rows], length, contract.SPECIAL)
         return answer
 
 
@@ -240,10 +238,12 @@ def _no_room(rows: Rows, index: int, cuts: Cuts) -> InvalidInput:
     )
 
 
-def _laid(rows: Sequence[NDArray[Any]], length: int, fill: int) -> NDArray[Any]:
+def _laid(rows: Sequence[Any], length: int, fill: int) -> NDArray[Any]:
     """Rows [l, …] of their own lengths as one array [N, length, …]."""
+    laid: NDArray[Any]
     if len(rows) == 1 and len(rows[0]) == length:
-        return rows[0][None]
+        laid = rows[0][None]
+        return laid
     laid = np.full((len(rows), length, *rows[0].shape[1:]), fill, dtype=rows[0].dtype)
     for index, row in enumerate(rows):
         laid[index, : len(row)] = row

@@ -153,7 +153,7 @@ def _logit(probabilities: FloatArray) -> FloatArray:
 
 def _joined(logits: FloatArray, window: NDArray[np.int32], rule: Literal["mean", "max"]) -> FloatArray:
     """One row of logits a text, [N, C], of those of its windows [M, C]; `window` [M, 2] as `contract.WINDOW`."""
-    if window[-1, 0] == len(logits) - 1:  # each text has one
+    if not len(window) or window[-1, 0] == len(logits) - 1:  # each text has one
         return logits
     begins = firsts(window[:, 0])
     if rule == "max":
