@@ -15,6 +15,7 @@ from benchmarks.reliability.requests import Asked
 from tritext import contract
 
 TIMEOUT: Final = 60.0  # seconds
+_COLUMNS: Final = ("LABEL", "SCORE", "WORD", "START", "END")  # an entity each
 _EXACT: Final = ("LABEL", "COUNT", "TOKEN_COUNT", "TRUNCATED", "START", "END", "WORD")
 
 Arrays = dict[str, NDArray[Any]]
@@ -60,7 +61,10 @@ def _answer(call: Any) -> Arrays | Refusal:
 
 @dataclass(frozen=True, slots=True)
 class NearTie:
-    """A row whose two best scores are nearer to each other than scores may move: its first label may change."""
+    """A row whose two best scores are nearer to each other than scores may move: its first label may change.
+
+    Of entities `gap` is the share of the largest logit that logits must move by for the row to come out so.
+    """
 
     request: int
     row: int
@@ -106,6 +110,27 @@ def _tied(quiet: Arrays, busy: Arrays) -> NDArray[np.bool_]:
     gaps = np.abs(np.diff(quiet["SCORE"], axis=1)).min(axis=1, initial=np.inf)
     tied: NDArray[np.bool_] = gaps <= 2 * moved
     return tied
+
+
+def entities(answer: Arrays, row: int) -> list[tuple[int, int, bytes]]:
+    """Where each entity of a row begins and ends, and its label."""
+    count = int(answer["COUNT"][row, 0])
+    columns = (answer[name][row, :count].tolist() for name in ("START", "END", "LABEL"))
+    return list(zip(*columns, strict=True))
+
+
+def strayed(quiet: Arrays, busy: Arrays) -> list[int]:
+    """The rows of token classification that have other entities."""
+    if "START" not in quiet or len(quiet["COUNT"]) != len(busy["COUNT"]):
+        return []
+    return [row for row in range(len(quiet["COUNT"])) if entities(quiet, row) != entities(busy, row)]
+
+
+def without(answer: Arrays, rows: Sequence[int]) -> Arrays:
+    """`answer` as if those rows had not been asked for."""
+    kept = {name: np.delete(array, rows, axis=0) for name, array in answer.items()}
+    width = int(kept["COUNT"].max(initial=0))
+    return {name: array[:, :width] if name in _COLUMNS else array for name, array in kept.items()}
 
 
 def near_ties(quiet: Sequence[Arrays], busy: Sequence[Arrays]) -> Iterator[NearTie]:

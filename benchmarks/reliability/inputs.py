@@ -4,9 +4,9 @@
 
 A round draws some requests from hypothesis (`benchmarks.reliability.requests`): texts over all of Unicode, and requests
 with one fault each. First each good one is sent alone, to a server that has nothing else to do; then all of them at
-once, bad ones between. Labels, offsets and counts must be identical; how far scores moved is reported as a share of the
-largest that the server gave to good traffic. Every bad one must get INVALID_ARGUMENT, and a sentence that names its
-fault.
+once, bad ones between. Labels, offsets and counts must be identical, but for near-ties, which are counted; how far
+scores moved is reported as a share of the largest that the server gave to good traffic. Every bad one must get
+INVALID_ARGUMENT, and a sentence that names its fault.
 """
 
 import argparse
@@ -21,13 +21,25 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
-from benchmarks.reliability.company import Arrays, Caller, Comparison, NearTie, Refusal, near_ties
+from benchmarks.reliability.company import (
+    Arrays,
+    Caller,
+    Comparison,
+    NearTie,
+    Refusal,
+    near_ties,
+    strayed,
+    without,
+)
 from benchmarks.reliability.requests import Asked, bad, good, request
+from benchmarks.reliability.ties import Ties
 from benchmarks.report import write
 from tritext.build.texts import parity_texts
 from tritext.repository import BuiltModel
 from tritext.serve import Server
+from tritext.serve.remote import Infer
 
+_MOVED: Final = 0.02  # what is allowed in int8
 _REQUESTS: Final = 24  # good ones of a round
 _GOAL: Final = 600.0  # seconds: a round's requests come all at once, and none is to be refused for that
 
@@ -46,10 +58,15 @@ class Found:
 
 
 class Judge:
-    """Sends rounds to the model `name` at `caller` and gathers what comes."""
+    """Sends rounds to `model` at `caller` and gathers what comes; `infer` asks its steps by themselves.
 
-    def __init__(self, caller: Caller, name: str, task: str) -> None:
-        self._caller, self._name, self.found = caller, name, Found()
+    `moved`: the share of the largest logit that others in a batch may move a text's logits by.
+    """
+
+    def __init__(self, caller: Caller, infer: Infer, model: BuiltModel, moved: float) -> None:
+        self._caller, self.found = caller, Found()
+        name, task = model.name, model.manifest().task
+        self._ties = Ties(caller, infer, model, moved)
         texts = [text for text in parity_texts(pairs=False) if isinstance(text, str)]
         fixed = {"function_to_apply": "none", "top_k": "all"} if task == "text-classification" else {}
         self._traffic = [Asked(request(name, texts[at : at + 1 + at % 4], fixed)) for at in range(0, len(texts), 3)]
@@ -75,6 +92,9 @@ class Judge:
         if isinstance(quiet, Refusal) or isinstance(busy, Refusal):
             return f"{_shown(asked)}\nis good and was answered with {quiet if isinstance(quiet, Refusal) else busy}"
         self.found.ties += near_ties([quiet], [busy])
+        if (rows := strayed(quiet, busy)) and (gap := self._ties.nearest(asked, busy, rows)) is not None:
+            self.found.ties += [NearTie(0, row, gap) for row in rows]
+            quiet, busy = without(quiet, rows), without(busy, rows)
         problem = self.found.comparison.add(quiet, busy, self.found.scale)
         return None if problem is None else f"{_shown(asked)}\ngot {problem} in company"
 
@@ -155,7 +175,7 @@ def main(repository: Path, name: str, inputs: int, seed: int) -> None:
         server.wait_ready()
         [model] = server.models
         with Caller(server.grpc_url) as caller:
-            judge = Judge(caller, name, model.manifest().task)
+            judge = Judge(caller, server.remote.infer, model, _MOVED)
             try:
                 seconds = run(judge, model, inputs=inputs, seed=seed)
             except AssertionError as error:

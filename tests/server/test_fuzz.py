@@ -113,7 +113,7 @@ def test_a_step_refuses_what_its_tokenizer_never_sends(server: Server, shape: tu
 def test_nobodys_answer_depends_on_who_else_is_there(server: Server, name: str) -> None:
     model = next(model for model in server.models if model.name == name)
     with Caller(server.grpc_url) as caller:
-        judge = Judge(caller, name, model.manifest().task)
+        judge = Judge(caller, server.remote.infer, model, moved=1e-4)
         run(judge, model, inputs=1500, seed=1, longest=500)
     found = judge.found
     assert found.good >= 1500
