@@ -15,7 +15,7 @@ help:
 	@echo 'make demo    build two real models, serve them, classify real texts'
 	@echo 'make test    lint, types and every test; those of the containers where a Docker engine answers'
 	@echo 'make test-containers  build the images and test them on the Docker engine alone'
-	@echo 'make matrix  every architecture with every task, engine and precision of README, about ten minutes'
+	@echo 'make matrix  every architecture with every task, engine and precision of README, ten minutes on a quiet machine'
 	@echo 'make gpu-check  on a machine with an NVIDIA GPU: plan, server, parity, speed'
 	@echo 'make clean   remove .venv and what the demo built'
 

@@ -50,7 +50,7 @@ def one_round(bare: Bare, served: Served, sent: dict[str, Traffic], metrics_url:
     alone = statistics.median(bare.seconds(single) for _ in range(200)) * 1e3
     figures: dict[str, Any] = {"bare_tokens_per_second": limit, "bare_ms": alone}
     for name, (concurrency, _) in SATURATED.items():
-        found = measure(served, sent[name], Closed(concurrency), Conditions(seconds=5, warmup=1.5), metrics_url)
+        found = measure(served, sent[name], Closed(concurrency), Conditions(seconds=15, warmup=3), metrics_url)
         figures[name] = _of(found) | {"efficiency": found.client.tokens_per_second / limit}
     found = measure(served, sent[SINGLE], Closed(1), Conditions(seconds=3, warmup=0.5), metrics_url)
     p50 = found.client.p50 or 0.0
