@@ -5,8 +5,9 @@ import re
 import shutil
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from test_serve_command import COMMAND, FREE, finish, ready
@@ -43,9 +44,9 @@ def breakable(repository: Path, tmp_path: Path) -> Path:
     return copy
 
 
-def served(repository: Path, *options: str) -> "subprocess.Popen[str]":
+def served(repository: Path, *options: str, log: int | IO[str] = subprocess.PIPE) -> "subprocess.Popen[str]":
     line = [*COMMAND, str(repository), *FREE, "--json", *options]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=log, text=True)
 
 
 def records(process: "subprocess.Popen[str]") -> list[dict[str, Any]]:
@@ -53,7 +54,11 @@ def records(process: "subprocess.Popen[str]") -> list[dict[str, Any]]:
     process.terminate()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0
-    found = [json.loads(line) for line in err.splitlines()]
+    return parsed(err)
+
+
+def parsed(log: str) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in log.splitlines()]
     assert all({"time", "level", "source"} <= set(record) for record in found)
     return found
 
@@ -82,6 +87,33 @@ def test_every_line_is_json_and_an_error_names_step_and_request(breakable: Path)
     assert (good["model"], good["texts"], good["tokens"] > 4, 0 < good["seconds"] < 60) == ("texts", 2, True, True)
     assert (bad["request_id"], bad["error"], bad["texts"]) == (named[1], "StageFault", 1)
     assert refused["error"] == "InvalidInput"
+
+
+def test_many_errors_and_many_access_lines_leave_one_another_whole(breakable: Path, tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as log:
+        process = served(breakable, "--log-format", "json", "--access-log", log=log)
+    address = ready(process)["grpc"]
+
+    def fail(count: int) -> list[str]:
+        said = []
+        with Client(address) as client:
+            for _ in range(count):
+                with pytest.raises(ServerFault) as failed:
+                    client.classify("texts", ["one"], top_k=3)
+                said.append(str(failed.value))
+        return said
+
+    with ThreadPoolExecutor(8) as threads:
+        said = [each for each_said in threads.map(fail, [40] * 8) for each in each_said]
+    time.sleep(0.2)
+    process.terminate()
+    process.communicate(timeout=60)
+    found = parsed((tmp_path / "log").read_text())
+    errors = [record for record in found if record["level"] == "error"]
+    assert {record["source"].rpartition("_")[0] for record in errors} == {"texts_postprocess"}
+    failures = [record["request_id"] for record in found if record["source"] == "access" and "error" in record]
+    assert len(said) == len(set(failures)) == len(failures) == len(errors)
+    assert {record["request_id"] for record in errors} == set(failures)
 
 
 def test_no_request_is_logged_unless_asked(repository: Path) -> None:

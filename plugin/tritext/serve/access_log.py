@@ -4,8 +4,6 @@ import json
 from collections import deque
 from typing import Any, Final
 
-from tritext.stages.told import MARK
-
 # Requests under way that are remembered. One that no step ends, because Triton refused it in between, is told of
 # without its end when so many others have come.
 _MOST: Final = 10_000
@@ -25,14 +23,12 @@ class AccessLog:
         self._open: dict[tuple[str, str], deque[Record]] = {}  # the oldest first
         self._count = 0
 
-    def take(self, line: str) -> list[Record] | None:
-        """The records that `line` completes; None where it is not one of the steps' lines for the access log."""
-        if not line.startswith(MARK):
-            return None
+    def take(self, line: str) -> list[Record]:
+        """The records that are complete with `line`, which a step wrote; none where nobody can read it."""
         try:
-            told = json.loads(line[len(MARK) :])
+            told = json.loads(line)
             return self._told(told["model"], told["id"], told)
-        except (ValueError, KeyError, TypeError):  # two processes' lines in one another
+        except (ValueError, KeyError, TypeError):  # who stops reading stops the steps, once the pipe is full
             return []
 
     def _told(self, model: str, request_id: str, told: Record) -> list[Record]:

@@ -44,7 +44,7 @@ _FATAL: Final = 4
 class Log:
     """Takes Triton's output line by line. Lines at `level` or above go to `sink`, the last ones are kept.
 
-    Lines of the access log, where the steps write any, go there whatever the level.
+    What the steps tell for the access log goes there too, whatever the level.
     """
 
     def __init__(self, level: LogLevel, sink: Callable[[str], None], style: LogFormat | None = None) -> None:
@@ -62,10 +62,6 @@ class Log:
 
     def feed(self, line: str) -> None:
         """Take one line."""
-        if (ended := self._access.take(line)) is not None:
-            for record in ended:
-                self._show(self._style.access(record))
-            return
         level = self._level(line)
         with self._lock:
             if not (_TABLE.match(line) or _HEADING.match(line) or self._is_usual(line)):
@@ -73,6 +69,11 @@ class Log:
             self._note(line)
         if level in self._shown and not self._hushed:
             self._show(self._style.line(line, level))
+
+    def tell(self, line: str) -> None:
+        """Take one line of what the steps tell for the access log."""
+        for record in self._access.take(line):
+            self._show(self._style.access(record))
 
     def _show(self, line: str | None) -> None:
         if line is not None:

@@ -1,16 +1,18 @@
 """One tritonserver process and its stubs: started so that none can outlive us, ended so that none is left."""
 
+import io
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from tritext.errors import ServeError
 from tritext.serve import guardian
 from tritext.serve.log import Log
+from tritext.stages.told import ACCESS_LOG
 
 _GUARDIAN: Final = (sys.executable, "-I", "-S", guardian.__file__)
 
@@ -20,15 +22,26 @@ class Process:
 
     The kernel's death signal is tied to the thread that started the child, so one thread starts it and
     waits for it. Whatever way it ends, its stubs and its shared memory go with it: see guardian.py.
+
+    What its steps tell for the access log, where `access_log` asks for one, comes through a pipe of its own: Triton
+    writes a line of its log and the end of that line one after the other, and what came between would spoil both.
     """
 
     def __init__(
-        self, command: Sequence[str], *, environment: Mapping[str, str], folder: Path, log: Log, segments: str
+        self,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        folder: Path,
+        log: Log,
+        segments: str,
+        access_log: bool = False,
     ) -> None:
         self._command = command
         self._environment = environment
         self._folder = folder
         self._log = log
+        self._access_log = access_log
         self.segments = segments  # how the names of its shared memory begin; part of the command
         self._started = threading.Event()
         self._ended = threading.Event()
@@ -44,16 +57,15 @@ class Process:
 
     def _live(self) -> None:
         try:
-            self.popen = self._spawn("launch", *self._command, stdout=subprocess.PIPE)
-            reader = threading.Thread(target=self._read, args=(self.popen,), name="tritonserver log", daemon=True)
-            reader.start()
-            watcher = self._spawn("watch", str(self.popen.pid), self.segments, stdout=subprocess.DEVNULL)
+            popen, readers = self._launch()
+            watcher = self._spawn("watch", str(popen.pid), self.segments, stdout=subprocess.DEVNULL)
             self._started.set()
-            self.popen.wait()
+            popen.wait()
             watcher.kill()
             watcher.wait()
             guardian.wipe(self.segments)
-            reader.join(timeout=2)
+            for reader in readers:
+                reader.join(timeout=2)
         except OSError as error:
             self._failure = error
             guardian.wipe(self.segments)
@@ -61,23 +73,30 @@ class Process:
             self._started.set()
             self._ended.set()
 
-    def _spawn(self, mode: str, *arguments: str, stdout: int) -> subprocess.Popen[bytes]:
+    def _launch(self) -> tuple[subprocess.Popen[bytes], list[threading.Thread]]:
+        """Start the server, and a thread for each pipe that it writes to."""
+        told, tell = os.pipe() if self._access_log else (None, None)
+        try:
+            self.popen = self._spawn("launch", *self._command, stdout=subprocess.PIPE, tell=tell)
+        finally:
+            if tell is not None:
+                os.close(tell)
+        readers = [_reader("tritonserver log", self.popen.stdout, self._log.feed)]
+        if told is not None:
+            readers.append(_reader("access log", os.fdopen(told, "rb"), self._log.tell))
+        return self.popen, readers
+
+    def _spawn(self, mode: str, *arguments: str, stdout: int, tell: int | None = None) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [*_GUARDIAN, mode, str(os.getpid()), *arguments],
-            env=self._environment,
+            env={**self._environment, **({} if tell is None else {ACCESS_LOG: str(tell)})},
+            pass_fds=() if tell is None else (tell,),
             cwd=self._folder,
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-
-    def _read(self, popen: subprocess.Popen[bytes]) -> None:
-        if popen.stdout is None:
-            return
-        with popen.stdout as lines:
-            for line in lines:
-                self._log.feed(line.decode("utf-8", "replace").rstrip())
 
     def wait(self, timeout: float | None = None) -> bool:
         """Whether it ended within `timeout` seconds, its stubs and its shared memory with it."""
@@ -105,3 +124,16 @@ class Process:
             if not self.ended:
                 self.popen.kill()  # the waiting thread does the rest
                 self.wait(10)
+
+
+def _reader(name: str, pipe: IO[bytes] | None, take: Callable[[str], None]) -> threading.Thread:
+    """Started; gives `take` each line until nobody can write to `pipe` any more."""
+
+    def read() -> None:
+        with pipe or io.BytesIO() as lines:
+            for line in lines:
+                take(line.decode("utf-8", "replace").rstrip())
+
+    thread = threading.Thread(target=read, name=name, daemon=True)
+    thread.start()
+    return thread

@@ -28,7 +28,6 @@ from tritext.serve.log_format import LogFormat
 from tritext.serve.process import Process
 from tritext.serve.protection import Protection
 from tritext.serve.remote import Arrays, RemoteBase
-from tritext.stages.told import ACCESS_LOG
 
 # How long Triton may take to exit once its models are gone. It would wait for idle keep-alive connections too.
 LINGER: Final = 3.0
@@ -77,7 +76,8 @@ class Server:
         self._wanted = (host, grpc_port, http_port, metrics_port)
         self._log_to = (log_level, log or _to_stderr, log_format)
         self._log = Log(*self._log_to)
-        self._told = {ACCESS_LOG: "1" if access_log else "0"} | ({} if threads is None else {THREADS: str(threads)})
+        self._access_log = access_log
+        self._told = {} if threads is None else {THREADS: str(threads)}
         self._latency_goal = latency_goal
         self._arguments = (*(["--log-verbose=1"] if log_level == "debug" else []), *arguments)
         self.protection = protection or Protection()
@@ -193,6 +193,7 @@ class Server:
             folder=self.repository,
             log=self._log,
             segments=segments,
+            access_log=self._access_log,
         )
         self._fences = start_fences(self._endpoints)
         self._process.start()

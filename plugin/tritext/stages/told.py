@@ -1,6 +1,7 @@
 """What the steps tell `tritext serve` beside their answers: whose log line it is, and lines for the access log.
 
-Both travel as text in Triton's output. Imports nothing but the standard library.
+The first travels as text in Triton's log, the others through a pipe of their own. Imports nothing but the standard
+library.
 """
 
 import json
@@ -14,9 +15,8 @@ from tritext import contract
 from tritext.errors import TritextError
 from tritext.naming import STEP_PATTERN
 
-# In the environment of a server's steps: 1 asks for a line of each request.
+# In the environment of a server's steps: the open file that wants a line of each request.
 ACCESS_LOG: Final = "TRITEXT_ACCESS_LOG"
-MARK: Final = "tritext-access "
 
 _HEAD: Final = re.compile(r'\[(?P<step>[\w.-]+)(?: (?P<id>"(?:[^"\\]|\\.)*"))?\] ')
 _ID: Final = 128  # characters of a request's id that are kept
@@ -37,13 +37,14 @@ def unheaded(message: str) -> tuple[str | None, str | None, str]:
 
 
 class AccessLines:
-    """Writes what one step knows of the requests that it answered; `step` is its Triton name.
+    """Writes to the open file `out` what one step knows of the requests that it answered; `step` is its Triton name.
 
     The first step knows texts and tokens and when a request came, the last one when it was done. Whoever reads the
     lines puts them together by the requests' ids.
     """
 
-    def __init__(self, step: str) -> None:
+    def __init__(self, step: str, out: int) -> None:
+        self._out = out
         match = STEP_PATTERN.fullmatch(step)
         self._model, role = (match["name"], match["role"]) if match else (step, "")
         self._is_first, self._is_last = role == "tokenizer", role == "postprocess"
@@ -51,20 +52,21 @@ class AccessLines:
     @classmethod
     def wanted(cls, step: str) -> "AccessLines | None":
         """None where the server that started this process wants no access log."""
-        return cls(step) if os.environ.get(ACCESS_LOG) == "1" else None
+        out = os.environ.get(ACCESS_LOG)
+        return cls(step, int(out)) if out else None
 
     def write(self, ids: Sequence[str], answers: Sequence[Mapping[str, Any] | TritextError], began: float) -> None:
         """Tell of requests with these `ids`, which the step took at `began` (monotonic), and its `answers`."""
         now = time.monotonic()
         pending = b""
         for each in self._records(ids, answers, began, now):
-            line = f"{MARK}{json.dumps(each)}\n".encode()
+            line = f"{json.dumps(each)}\n".encode()
             if len(pending) + len(line) > _AT_ONCE:
-                os.write(2, pending)
+                os.write(self._out, pending)
                 pending = b""
             pending += line
         if pending:
-            os.write(2, pending)
+            os.write(self._out, pending)
 
     def _records(
         self, ids: Sequence[str], answers: Sequence[Mapping[str, Any] | TritextError], began: float, now: float
