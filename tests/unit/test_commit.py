@@ -522,3 +522,25 @@ def test_a_way_back_that_there_is_not_leaves_nothing_behind(tmp_path: Path) -> N
     with pytest.raises(RepositoryError, match="has no model texts"):
         release.rollback(tmp_path / "nowhere", "texts")
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_build_that_two_deploy_at_once_is_there_once_and_whole(copy: Path, other_checkpoint: Path) -> None:
+    other = copy.parent / "other"
+    quick_build(other_checkpoint, other, "texts")
+    before, wanted, errors = model(copy).build, model(other), list[str]()
+
+    def deploy() -> None:
+        try:
+            release.deploy(wanted, copy)
+        except RepositoryError as error:
+            errors.append(str(error))
+
+    threads = [threading.Thread(target=deploy) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [each for each in errors if "is being built" not in each] == []  # who waits too long is told so
+    assert (model(copy).build, model(copy).manifest().replaces) == (wanted.build, before)
+    assert model(copy).damage() == []
+    assert release.rollback(copy, "texts").build == before

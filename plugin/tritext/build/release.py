@@ -23,12 +23,12 @@ def deploy(source: BuiltModel, repository: Path) -> BuiltModel:
         raise RepositoryError(f"{source.repository / source.name} is missing or not as built: {', '.join(damage[:3])}.")
     check_name(repository, source.name)
     model = BuiltModel(repository, source.name, source.build)
-    if not is_free(repository, model.name, model.build):
-        return rollback(repository, model.name, model.build)
     with transaction(repository, model.name) as staged:
-        _copy(source, staged, committed(repository, model.name))
-        commit(staged, model)
-    return model
+        if is_free(repository, model.name, model.build):
+            _copy(source, staged, committed(repository, model.name))
+            commit(staged, model)
+            return model
+    return rollback(repository, model.name, model.build)
 
 
 def _copy(source: BuiltModel, staged: Path, before: BuiltModel | None) -> None:
