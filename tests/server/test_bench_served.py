@@ -86,7 +86,7 @@ def test_all_texts_have_the_length_that_was_asked_for_and_the_model_counts_the_s
 
 def test_lists_that_a_task_needs_go_with_every_request(server: Server) -> None:
     load = ("--url", server.grpc_url, "--metrics-url", server.metrics_url, "--requests", 20, "--warmup", 0, "--json")
-    found = document(bench(*load, "--param", "candidate_labels=food,politics", model="nli"))
+    found = document(bench(*load, "--set", "candidate_labels=food,politics", model="nli"))
     assert found["parameters"] == {"candidate_labels": "food,politics"}
     assert [level["failed"] for level in found["results"]] == [{}] * 3
     without = bench(*load, model="nli")
@@ -95,14 +95,14 @@ def test_lists_that_a_task_needs_go_with_every_request(server: Server) -> None:
 
 
 def test_parameters_reach_the_model(server: Server) -> None:
-    done = bench("--url", server.grpc_url, "--param", "top_k=none")
+    done = bench("--url", server.grpc_url, "--set", "top_k=none")
     assert done.returncode == 2
     assert "error: Parameter top_k is 'none'; it must be" in done.stderr
     found = document(
         bench(
             "--url",
             server.grpc_url,
-            "--param",
+            "--set",
             "top_k=all",
             "--requests",
             5,

@@ -67,7 +67,7 @@ def test_a_closed_and_an_open_loop_as_a_table(server: FakeTriton) -> None:
 
 def test_json_for_programs_and_into_a_file(server: FakeTriton, tmp_path: Path) -> None:
     out = tmp_path / "results.json"
-    done = bench(server, "--concurrency", 2, "--concurrency", 3, "--json", "--out", out, "--param", "top_k=2")
+    done = bench(server, "--concurrency", 2, "--concurrency", 3, "--json", "--out", out, "--set", "top_k=2")
     assert [(level["loop"], level["concurrency"]) for level in results(done)] == [("closed", 2), ("closed", 3)]
     document = json.loads(out.read_text(encoding="utf-8"))
     assert document == json.loads(done.stdout)
@@ -156,7 +156,7 @@ def test_a_plot_without_matplotlib(server: FakeTriton, monkeypatch: pytest.Monke
         (("--rate", "1e9"), "100,000 at most"),
         (("--concurrency", "1,x"), "Invalid value for --concurrency: 'x' is not a whole number above 0"),
         (("--lengths", "10,5,1"), "--lengths is '10,5,1'"),
-        (("--param", "top_k"), "'top_k' is not KEY=VALUE"),
+        (("--set", "top_k"), "'top_k' is not KEY=VALUE"),
         (("--file", "missing.txt"), "'missing.txt' does not exist"),
         (("--repository", "repo"), "Give --url or --repository, not both"),
         (("--plot", "plot.gif"), "Let it end in .svg, .png, .pdf"),

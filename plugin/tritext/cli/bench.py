@@ -70,18 +70,25 @@ def bench(
         Path | None,
         typer.Option(exists=True, dir_okay=False, readable=True, help="Send these: lines of text, .jsonl or .csv."),
     ] = None,
-    input_format: Annotated[InputFormat | None, typer.Option(help="Instead of what the file's name says.")] = None,
+    input_format: Annotated[
+        InputFormat | None, typer.Option(help="The format, if the file's name does not say.")
+    ] = None,
     column: Annotated[str | None, typer.Option(help="CSV column or JSON field of the text.")] = None,
     pair_column: Annotated[str | None, typer.Option(help="That of the second text.")] = None,
-    param: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A request parameter, e.g. top_k=2; repeatable.")
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A request parameter, such as top_k=2; repeatable."),
     ] = None,
-    duration: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="How long each load counts.")] = 10.0,
-    warmup: Annotated[float, typer.Option(metavar="SECONDS", min=0.0, help="How long before that.")] = 2.0,
+    duration: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="How long each load is measured.")] = 10.0,
+    warmup: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.0, help="Load before the measurement starts.")
+    ] = 2.0,
     requests: Annotated[int | None, typer.Option(min=1, help="End a load after so many, where that is sooner.")] = None,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.001, help="For each request.")] = 60.0,
-    cap: Annotated[int, typer.Option(min=1, help="Open loop: most requests outstanding; more fail unsent.")] = 10_000,
-    seed: Annotated[int, typer.Option(min=0, help="Of texts and arrivals.")] = 0,
+    cap: Annotated[
+        int, typer.Option(min=1, help="Open loop: most requests outstanding; those beyond count as failed, unsent.")
+    ] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the texts and of the arrival times.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
     out: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the results to this file as JSON.")] = None,
     plot: Annotated[
@@ -104,7 +111,7 @@ def bench(
         texts=_texts(file, input_format, Columns(column, pair_column), texts) if file else None,
         count=texts,
         lengths=Lengths.parse(lengths),
-        parameters=dict(_pair(each) for each in param or []),
+        parameters=dict(_pair(each) for each in settings or []),
         batch_size=batch_size,
         timeout=timeout,
         conditions=Conditions(duration, warmup, requests, seed, cap, drain=timeout + 1),  # so that deadlines decide,
@@ -198,5 +205,5 @@ def _number(written: str, kind: Callable[[str], N], option: str) -> N:
 def _pair(written: str) -> tuple[str, str]:
     key, equals, value = written.partition("=")
     if not key or not equals:
-        raise typer.BadParameter(f"{written!r} is not KEY=VALUE, such as top_k=2.", param_hint="--param")
+        raise typer.BadParameter(f"{written!r} is not KEY=VALUE, such as top_k=2.", param_hint="--set")
     return key, value

@@ -92,7 +92,7 @@ def build(
     ] = None,
     default: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Default of a request parameter, e.g. truncation=error."),
+        typer.Option(metavar="KEY=VALUE", help="Default of a request parameter, such as truncation=error; repeatable."),
     ] = None,
     thresholds: Annotated[
         Path | None,
@@ -100,7 +100,7 @@ def build(
             exists=True,
             dir_okay=False,
             readable=True,
-            help="JSON {label: threshold}: a text then has the labels that score as much, and no others.",
+            help="JSON {label: threshold}: a text then has the labels that reach their thresholds, and no others.",
         ),
     ] = None,
     force: Annotated[bool, typer.Option(help="Build even where nothing changed.")] = False,

@@ -31,7 +31,9 @@ def classify(
     pair: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="The second text: one for all, or one for each TEXT.")
     ] = None,
-    input_format: Annotated[InputFormat | None, typer.Option(help="Instead of what the file's name says.")] = None,
+    input_format: Annotated[
+        InputFormat | None, typer.Option(help="The format, if the file's name does not say.")
+    ] = None,
     column: Annotated[
         str | None, typer.Option(help="CSV column or JSON field of the text; text where not given.")
     ] = None,
@@ -54,7 +56,7 @@ def classify(
     ignore_labels: Annotated[str | None, typer.Option(help="Entities to leave out, separated by commas.")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any other parameter of the model's task."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other parameter of the model's task; repeatable."),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Most texts in one request; 32 where not given.")

@@ -7,7 +7,13 @@ import typer
 
 from tritext.parameters import NAMES
 
-TaskOption = Annotated[str | None, typer.Option(help="Instead of the checkpoint's own.")]
+TaskOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Instead of the checkpoint's own: text-classification, token-classification, question-answering, "
+        "zero-shot-classification, reranking, feature-extraction or fill-mask."
+    ),
+]
 LabelsOption = Annotated[
     str | None, typer.Option(help="Label names by class index, separated by commas, or as a JSON list.")
 ]

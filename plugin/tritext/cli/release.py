@@ -18,11 +18,11 @@ Wait = Annotated[
     str | None,
     typer.Option(metavar="URL", help="Wait until the server whose Ready address this is has taken it, or refused it."),
 ]
-Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="For --wait.")]
+Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="How long --wait waits.")]
 
 
 def deploy(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model's folder in another repository.")],
+    model: Annotated[Path, typer.Argument(metavar="FROM/NAME", help="A model's folder in another repository.")],
     repository: Repository,
     wait: Wait = None,
     timeout: Timeout = 300.0,
@@ -39,7 +39,9 @@ def deploy(
 def rollback(
     repository: Repository,
     name: Name,
-    build: Annotated[str | None, typer.Option("--to", metavar="BUILD", help="The one before if not given.")] = None,
+    build: Annotated[
+        str | None, typer.Option("--to", metavar="BUILD", help="The build to go back to; the one before if not given.")
+    ] = None,
     wait: Wait = None,
     timeout: Timeout = 300.0,
 ) -> None:

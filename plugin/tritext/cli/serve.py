@@ -87,7 +87,9 @@ def serve(
     latency_goal: Annotated[
         float,
         typer.Option(
-            metavar="SECONDS", min=0.0, help="Refuse what would wait longer, and say when to try again; 0: nothing."
+            metavar="SECONDS",
+            min=0.0,
+            help="Refuse what would wait longer, and say when to try again; 0: never.",
         ),
     ] = DEFAULT_GOAL,
     timeout: Annotated[
@@ -95,7 +97,7 @@ def serve(
     ] = 120.0,
     step_memory: Annotated[
         float | None,
-        typer.Option(metavar="GB", min=0.1, help="The most that a step may hold; half of all if not given."),
+        typer.Option(metavar="GB", min=0.1, help="The most memory that a step may hold; half of all if not given."),
     ] = None,
     watch: Annotated[bool, typer.Option(help="Take new builds into service, and let go of removed models.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the endpoints as one line of JSON.")] = False,
