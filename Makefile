@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all their own set-up, in .venv. Both need Python 3.11 or 3.12 and nothing else.
+# `make demo` and `make test` do all their own set-up, in .venv: README says what both need.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c

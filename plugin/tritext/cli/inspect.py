@@ -120,4 +120,4 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         shown = ", ".join(value[:12])
         return shown if len(value) <= 12 else f"{shown}, … ({len(value)} in all)"
-    return "not said" if value is None else str(value)
+    return "-" if value is None else str(value)
