@@ -37,7 +37,7 @@ LOOSE = Bounds(agreement=0.5, drift=1.0)  # for int8: random weights are more th
 HALVES = ("fp16", "int8")
 LONG = " ".join([text for text in SINGLE if "\0" not in text] * 3)
 PAGE = " ".join(SINGLE[:16])
-BOOK = " ".join([LONG] * 7)  # more than a megabyte
+BOOK = " ".join([LONG] * 8)  # more than a megabyte
 
 
 def label(variant: str, batching: str, precision: str = "fp32") -> str:
