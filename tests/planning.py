@@ -1,11 +1,13 @@
 """A GPU and a TensorRT that are not there: plans of the stand-in backend, and a Triton that has it."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from tritext.engines.gpu import Machine
@@ -13,6 +15,7 @@ from tritext.engines.plan import Recipe
 from tritext.engines.tensorrt_builder import BuildProgress
 from tritext.repository import BuiltModel
 from tritext.serve import installation
+from tritext.serve.ensemble import plan_folder
 from tritext.serve.prepare import Prepared, prepare
 from tritext.serve.server import Server
 
@@ -45,6 +48,22 @@ def standin(folder: Path) -> Iterator[None]:
     arguments = tuple(f"--backend-directory={backends}" if each == given else each for each in embedded.arguments)
     with patch("tritext.serve.server.find", lambda: replace(embedded, arguments=arguments)):
         yield
+
+
+@contextmanager
+def recorded(calls: Path) -> Iterator[None]:
+    """Every stand-in that is started within writes a line for each of its calls to `calls`."""
+    calls.touch()
+    with patch.dict(os.environ, {"TRITEXT_TEST_CALLS": str(calls)}):
+        yield
+
+
+def plan_calls(calls: Path, model: BuiltModel) -> list[dict[str, Any]]:
+    """What the plan of `model` was asked so far, of what `recorded` has in `calls`."""
+    folder = plan_folder(model)
+    assert folder is not None
+    read = (json.loads(line) for line in calls.read_text().splitlines())
+    return [each for each in read if each["model"] == folder.parent.name]
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from tritext.engines.batching import Call, Packed, Sorted, Texts
 from tritext.engines.fixed import Bucketed, PackedCalls
 from tritext.engines.layouts import AnyLayout, layout_from, layout_values
 from tritext.engines.shapes import CallShapes
+from tritext.errors import InvalidInput
 from tritext.settings import EngineSettings
-from tritext.stages.base import COMPUTED_TOKENS, ENCODER_CALLS, TEXTS, TOKENS, Request
+from tritext.stages.base import COMPUTED_TOKENS, ENCODER_CALLS, TEXTS, TOKENS, Request, process_isolated
 from tritext.stages.encoder import EncoderStage
 
 lengths = st.lists(st.integers(1, 700), min_size=1, max_size=60)
@@ -231,3 +232,16 @@ def test_a_book_in_windows_goes_through_a_plan_in_calls_that_it_was_built_for(pe
     assert sorted(index for call in calls for index in call.indices) == list(range(651))
     assert {call.arrays["input_ids"].shape for call in calls} <= set(shapes.calls)
     assert sum(call.computed for call in calls) < 1.05 * sum(sizes)
+
+
+def test_more_masks_than_a_plan_has_room_for_are_the_requests_own_fault() -> None:
+    layout, mask = PackedCalls(((1, 64), (4, 64), (1, 512))), 7
+    settings = EngineSettings(NAMES, PAD, True, (), longest=512, mask_id=mask)
+    encoder = EncoderStage(settings, ByText(), layout)
+    (answer,) = encoder.process([request([[mask] * 64])])
+    assert isinstance(answer, dict)
+    assert answer["logits"].shape == (1, 64, 2)
+    first, second = process_isolated(encoder, [request([[mask] * 65]), request([[mask, 3]])])
+    assert isinstance(first, InvalidInput)
+    assert "A text of 65 tokens has 65 masks, and this model's TensorRT plan fills at most 64 of such" in str(first)
+    assert isinstance(second, dict)

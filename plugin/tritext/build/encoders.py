@@ -190,16 +190,20 @@ class EncoderBuilder:
 
     def _planned(self, graph: Graph, settings: TaskSettings, wanted: Sequence[Spec]) -> Encoder:
         """The graph and the recipe of a TensorRT plan, judged on the CPU; the plan is made where it is to serve."""
-        if (self._per == "mask" or task_named(self._facts.task).expands) and not graph.packed:
+        task = task_named(self._facts.task)
+        if (self._per == "mask" or task.expands) and not graph.packed:
+            cure = ": leave --batching at packed, or" if self._options.batching == "buckets" else (
+                ", and this checkpoint's answers are not the same in one:"
+            )  # fmt: skip
             raise EngineError(
-                f"{self._facts.task} with TensorRT needs a graph that takes several texts a row: leave --batching at "
-                "packed, or choose another --engine."
+                f"{task.name} with TensorRT needs a graph that takes several texts a row{cure} choose another --engine."
             )
         longest = self._facts.max_length
         rows = min(_PLAN_ROWS, self._options.max_batch_size)
         shapes = CallShapes.up_to(longest) if graph.packed else Buckets.up_to(longest, rows)
-        if not graph.packed and rows < self._options.max_batch_size:
-            self._progress.tell(f"A request to this model takes at most {rows} texts: its plan is built for no more.")
+        if not graph.packed and (task.windows or rows < self._options.max_batch_size):
+            what = "texts, or windows of long ones" if task.windows else "texts"
+            self._progress.tell(f"A request to this model takes at most {rows} {what}: its plan is built for no more.")
         candidates: Sequence[Candidate] = ()
         if [precision for _, precision in wanted] == [_EXACT]:
             folder = self._scratch / "candidates"

@@ -8,6 +8,7 @@ import numpy as np
 
 from tritext.engines.batching import Call, Row, Sorted, Texts, filled, never, packed_call, without
 from tritext.engines.shapes import bucket, texts_of
+from tritext.errors import InvalidInput
 
 # What a call costs beside its tokens, in tokens: what decides between one large call and two small ones.
 _OVERHEAD: Final = 512
@@ -27,7 +28,7 @@ class PackedCalls:
     def calls(self, texts: Texts, pad_id: int, *, per_text: bool, brief: Callable[[], bool] = never) -> Iterator[Call]:
         """The longest texts first, each call in the shape that gets the most tokens done for what it costs.
 
-        ValueError where a text is longer than every shape.
+        ValueError where a text is longer than every shape, InvalidInput where it has more masks than any has room for.
         """
         del brief
         starts = np.cumsum(texts.lengths) - texts.lengths
@@ -42,10 +43,16 @@ class PackedCalls:
             yield packed_call(texts, starts, rows, shape, pad_id, room=room if per_text else None)
 
     def _shape(self, longest: int, total: int, most: int) -> tuple[int, int]:
-        shapes = [shape for shape in self.calls_of if shape[1] >= longest and texts_of(shape) >= most]
+        long_enough = [shape for shape in self.calls_of if shape[1] >= longest]
+        if not long_enough:
+            raise ValueError(f"a text has {longest} tokens, the plan takes {max(width for _, width in self.calls_of)}")
+        shapes = [shape for shape in long_enough if texts_of(shape) >= most]
         if not shapes:
-            widest = max(width for _, width in self.calls_of)
-            raise ValueError(f"a text has {longest} tokens and wants {most} answers, the plan takes {widest} tokens")
+            room = max(texts_of(shape) for shape in long_enough)
+            raise InvalidInput(
+                f"A text of {longest} tokens has {most} masks, and this model's TensorRT plan fills at most {room} of "
+                "such a text. Send fewer masks a text."
+            )
         return max(shapes, key=lambda shape: _worth(shape, total))
 
 

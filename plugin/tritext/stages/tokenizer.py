@@ -222,8 +222,12 @@ def _too_large(size: int) -> InvalidInput:
 
 
 def _too_many(rows: int, most: int, less: str) -> InvalidInput:
+    wider = "" if most >= contract.MOST_ROWS else (
+        f" Its TensorRT plan takes no more rows; built with --batching packed, or for another --engine, a model takes "
+        f"{contract.MOST_ROWS}."
+    )  # fmt: skip
     return InvalidInput(
-        f"The request's texts make {rows} rows for the model, and {most} are the most. Send {less} a request."
+        f"The request's texts make {rows} rows for the model, and {most} are the most. Send {less} a request.{wider}"
     )
 
 
