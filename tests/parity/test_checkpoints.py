@@ -11,6 +11,7 @@ from asking import InProcess
 from comparing import compare_texts, compare_tokens
 from hard_texts import SINGLE
 from reference import Reference
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.normalizers import NFKD, Lowercase, Replace, Sequence, StripAccents
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
@@ -116,6 +117,15 @@ def with_words_added(folder: Path) -> Path:
     return folder
 
 
+def with_a_pooler(folder: Path) -> Path:
+    """As old checkpoints have one, though no token looks at it."""
+    weights = load_file(make(folder, A["bert"], H["tokens"]) / "model.safetensors")
+    assert not any(".pooler." in key for key in weights)
+    pooler = {"bert.pooler.dense.weight": torch.ones(32, 32), "bert.pooler.dense.bias": torch.ones(32)}
+    save_file({**weights, **pooler}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
 def without_label_names(folder: Path) -> Path:
     path = make(folder, A["bert"], Head(SEQUENCE, ("yes", "no"))) / "config.json"
     config = json.loads(path.read_text())
@@ -136,6 +146,7 @@ def with_a_normaliser_of_its_own(folder: Path) -> Path:
 UNUSUAL: dict[str, Callable[[Path], Path]] = {
     "weights in half precision": in_half_precision,
     "words added to the vocabulary": with_words_added,
+    "a pooler that nothing looks at": with_a_pooler,
     "no label names": without_label_names,
     "a normaliser of its own": with_a_normaliser_of_its_own,
     # transformers then takes BERT's, which gives token types that DistilBERT has no input for

@@ -8,25 +8,27 @@ import pytest
 import torch
 from hard_texts import SINGLE
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules
 from serving import Served, serving
 
-from building import make_checkpoint, quick_build
+from building import make_checkpoint, quick_build, text_inputs
 from demo.spam import encoder_dir
 from tritext import Client
 from tritext.build.checkpoint import Overrides
-from tritext.client import Embedding
 from tritext.errors import CheckpointError, InvalidInput
+from tritext.pipeline import Pipeline, Trace
+from tritext.stages.base import Request
 
 COSINE = 0.99999
 PROMPTS = {"query": "Frage: ", "passage": ""}
-# By name: the architecture, the pooling, what comes behind it, and the engine.
+# By name: the architecture, the pooling, what comes behind it (or before the texts), and the engine.
 VARIANTS: dict[str, tuple[str, str, str, str]] = {
     "bert": ("bert", "mean", "", "openvino"),
     "xlm-roberta": ("xlm-roberta", "cls", "dense normalize", "openvino"),  # as LaBSE and BGE are
     "mpnet": ("mpnet", "mean", "normalize", "onnxruntime"),
-    "distilbert": ("distilbert", "max", "", "openvino"),
+    "distilbert": ("distilbert", "max", "default prompt", "openvino"),
     "torch": ("roberta", "mean", "dense", "torch"),
     "torch-max": ("electra", "max", "normalize", "torch"),
 }
@@ -40,7 +42,9 @@ def write(folder: Path, architecture: str, pooling: str, behind: str) -> Path:
     layers = [encoder, modules.Pooling(32, pooling_mode=pooling)]
     layers += [modules.Dense(32, 24)] if "dense" in behind else []
     layers += [modules.Normalize()] if "normalize" in behind else []
-    SentenceTransformer(modules=layers, prompts=PROMPTS, device="cpu").save(str(folder / "sentences"))
+    default = "query" if "default prompt" in behind else None
+    made = SentenceTransformer(modules=layers, prompts=PROMPTS, default_prompt_name=default, device="cpu")
+    made.save(str(folder / "sentences"))
     return folder / "sentences"
 
 
@@ -115,20 +119,40 @@ def test_prompts_are_put_before_each_text(served: Served, reference: Callable[..
         served.infer("bert", rows, prompt_name="qery")
 
 
-def test_every_way_to_ask_gives_the_same_vector(served: Served) -> None:
-    (expected,) = served.infer("minilm", {"TEXT": [["Daß Vögel fliegen"]]})["EMBEDDING"]
-    flat = served.generate("minilm", {"TEXT": "Daß Vögel fliegen"})
-    np.testing.assert_allclose(flat["EMBEDDING"], expected, atol=1e-6)
-    with Client(served.server.grpc_url) as client:
-        (result,) = client.classify("minilm", ["Daß Vögel fliegen"], result_type=Embedding)
-        (stretched,) = client.classify("bert", ["a"], result_type=Embedding, normalize=True)
-        with pytest.raises(InvalidInput, match="takes single texts, not pairs"):
-            client.classify("minilm", [("a", "b")])
-    np.testing.assert_allclose(result.embedding, expected, atol=1e-6)
-    assert (result.token_count, result.truncated) == (flat["TOKEN_COUNT"], False)
-    assert abs(np.linalg.norm(stretched.embedding) - 1) < 1e-5
-    (line,) = served.command("minilm", "Daß Vögel fliegen")
-    np.testing.assert_allclose(line["embedding"], expected, atol=1e-6)
+def test_the_default_prompt_is_put_before_each_text(
+    served: Served, reference: Callable[..., NDArray[np.float32]]
+) -> None:
+    """Where a request names no other, and none by saying so."""
+    texts = ["wer?", "was ist das", ""]
+    rows = {"TEXT": [[text] for text in texts]}
+    prompted = served.infer("distilbert", rows)["EMBEDDING"]
+    check(prompted, reference("distilbert", texts))
+    check(prompted, reference("distilbert", [f"Frage: {text}" for text in texts], prompt=""))
+    for options in ({"prompt": "Antwort: "}, {"prompt": ""}, {"prompt_name": "passage"}):
+        vectors = served.infer("distilbert", rows, **options)["EMBEDDING"]
+        check(vectors, reference("distilbert", texts, **options))
+        assert np.abs(vectors - prompted).max() > 0.01
+
+
+def test_the_client_knows_that_there_are_no_pairs(served: Served) -> None:
+    with Client(served.server.grpc_url) as client, pytest.raises(InvalidInput, match="takes single texts, not pairs"):
+        client.classify("minilm", [("a", "b")])
+
+
+def test_a_pooler_that_is_not_in_the_file_is_not_missed(tmp_path: Path) -> None:
+    """Checkpoints of embeddings often lack it, and nothing is read off it."""
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "none")
+    vectors = []
+    for name in ("with", "without"):
+        model = quick_build(checkpoint, tmp_path / "repository", name, overrides=Overrides(pooling="cls")).model
+        (trace,) = Pipeline.load(model).run([Request(text_inputs(["Daß Vögel fliegen", ""]))])
+        assert isinstance(trace, Trace)
+        vectors.append(trace.tensors["EMBEDDING"])
+        weights = load_file(checkpoint / "model.safetensors")
+        kept = {key: value for key, value in weights.items() if not key.startswith("pooler.")}
+        assert (len(kept) < len(weights)) == (name == "with")
+        save_file(kept, checkpoint / "model.safetensors", {"format": "pt"})
+    np.testing.assert_array_equal(*vectors)
 
 
 def test_a_plain_encoder_needs_to_be_told_its_pooling(

@@ -13,9 +13,7 @@ from serving import Served, serving
 
 import checkpoints
 from building import make_checkpoint, quick_build
-from tritext import Client
 from tritext.build.checkpoint import Overrides
-from tritext.client import FillMask
 from tritext.errors import CheckpointError, InvalidInput
 from tritext.tasks.fill_mask import TASK
 
@@ -152,20 +150,6 @@ def test_a_text_without_a_mask_is_refused_alone(served: Served) -> None:
         served.infer("bert", {"TEXT": [["word " * 300 + "[MASK]"]]})
     (found,) = answers(served.infer("bert", {"TEXT": [["word " * 300 + "[MASK]"]]}, truncation="left"))
     assert len(found) == 5
-
-
-def test_every_way_to_ask_gives_the_same_tokens(served: Served) -> None:
-    text = "the [MASK] of rights"
-    (expected,) = answers(served.infer("bert", {"TEXT": [[text]]}, top_k=2))
-    flat = served.generate("bert", {"TEXT": text, "top_k": 2})
-    assert flat["SEQUENCE"] == [each["sequence"] for each in expected]
-    with Client(served.server.grpc_url) as client:
-        (result,) = client.classify("bert", [text], result_type=FillMask, top_k=2)
-    assert [(fill.label, fill.token, fill.mask) for fill in result.fills] == [
-        (each["token_str"], each["token"], 0) for each in expected
-    ]
-    (line,) = served.command("bert", text, "--top-k", "2")
-    assert [each["sequence"] for each in line["fills"]] == flat["SEQUENCE"]
 
 
 def test_a_tokenizer_without_a_mask_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from serving import Served, serving
 import checkpoints
 from building import quick_build
 from checkpoints import ARCHITECTURES, HEADS
-from tritext import Client
 from tritext.build.checkpoint import Overrides
 from tritext.errors import CheckpointError, InvalidInput
 
@@ -65,18 +64,6 @@ def test_ranks_as_sentence_transformers_does(name: str, served: Served, folders:
         check(mine, model, query, DOCUMENTS)
     (best,) = answers(served.infer(name, {"QUERY": [[queries[0]]], "DOCUMENTS": [DOCUMENTS]}, top_k=3))
     assert best == got[0][:3]
-
-
-def test_every_way_to_ask_gives_the_same_order(served: Served) -> None:
-    (expected,) = answers(served.infer("bert", {"QUERY": [["equal"]], "DOCUMENTS": [["born free", "a cat", "rights"]]}))
-    order = [index for index, _ in expected]
-    flat = served.generate("bert", {"QUERY": "equal", "DOCUMENTS": ["born free", "a cat", "rights"]})
-    assert flat["INDEX"] == order
-    with Client(served.server.grpc_url) as client:
-        (result,) = client.classify("bert", ["equal"], documents=["born free", "a cat", "rights"])
-    assert [document.index for document in result.documents] == order
-    (line,) = served.command("bert", "equal", "--set", "documents=born free,a cat,rights")
-    assert [each["index"] for each in line["documents"]] == order
 
 
 def test_bad_input_is_refused_with_its_place(served: Served) -> None:

@@ -1,6 +1,6 @@
 """Labels that come with the request get the scores that `transformers.pipeline` gives them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,15 @@ from tritext import Client
 from tritext.build.checkpoint import Overrides
 from tritext.client import Classification
 from tritext.errors import CheckpointError, InvalidInput
+from tritext.settings import TaskSettings
+from tritext.tasks.zero_shot_classification import TASK, ZeroShotClassificationParameters
 from tritext.text.tokenizer import TextTokenizer
 
 SCORE_TOLERANCE = 1e-4
+SETTINGS = TaskSettings(
+    task="zero-shot-classification", labels=("contradiction", "neutral", "entailment"), problem_type=None,
+    max_length=128, encoder_inputs=("input_ids", "attention_mask"), pad_id=0, unk_id=None,
+)  # fmt: skip
 LABELS = ["politics", "Freiheit und Würde", "日本", "спорт", "food & drink {}", "👩‍🔬"]
 # By name: the architecture, the checkpoint's labels, and the engine.
 VARIANTS = {
@@ -140,10 +146,7 @@ def test_what_cannot_be_asked_is_refused_with_its_place(served: Served) -> None:
             served.infer("bert", rows, **parameters)
 
 
-def test_every_way_to_ask_gives_the_same_labels(served: Served, reference: Callable[..., dict[str, float]]) -> None:
-    expected = reference("bert", "All human beings", LABELS[:3])
-    flat = served.generate("bert", {"TEXT": "All human beings", "CANDIDATE_LABELS": LABELS[:3]})
-    check(dict(zip(flat["LABEL"], flat["SCORE"], strict=True)), expected)
+def test_the_client_sends_the_labels_with_each_text(served: Served, reference: Callable[..., dict[str, float]]) -> None:
     with Client(served.server.grpc_url) as client:
         results = client.classify(
             "bert",
@@ -155,9 +158,7 @@ def test_every_way_to_ask_gives_the_same_labels(served: Served, reference: Calla
         with pytest.raises(InvalidInput, match="needs candidate_labels: a list of strings"):
             client.classify("bert", ["a"])
     assert len(results) == 40
-    check({each.label: each.score for each in results[-1].labels}, expected)
-    (line,) = served.command("bert", "All human beings", "--set", "candidate_labels=politics,Freiheit und Würde,日本")
-    check({each["label"]: each["score"] for each in line["labels"]}, expected)
+    check({each.label: each.score for each in results[-1].labels}, reference("bert", "All human beings", LABELS[:3]))
 
 
 def test_a_checkpoint_that_is_not_for_inference_is_refused(tmp_path: Path) -> None:
@@ -176,3 +177,42 @@ def test_a_premise_is_tokenized_once_to_the_same_ids(architecture: str, tmp_path
         (alone,) = tokenizer.encode([pair], ["right"])
         np.testing.assert_array_equal(shared.input_ids, alone.input_ids)
         np.testing.assert_array_equal(shared.token_type_ids, alone.token_type_ids)
+
+
+class Counted:
+    """A tokenizer that writes down what it is given to tokenize."""
+
+    def __init__(self, inner: Any) -> None:
+        self.__dict__.update(inner=inner, given=[])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.inner, name, value)
+
+    def encode_batch_fast(self, texts: Sequence[Any], **options: Any) -> Any:
+        self.given += [part for text in texts for part in ([text] if isinstance(text, str) else text)]
+        return self.inner.encode_batch_fast(texts, **options)
+
+
+@pytest.mark.parametrize("labels", [1, 2, 3, 100])
+@pytest.mark.parametrize("texts", [1, 2, 5])
+@pytest.mark.parametrize("are_own", [False, True], ids=["the same labels", "labels of their own"])
+def test_a_premise_is_tokenized_once_whatever_the_number_of_labels(
+    texts: int, labels: int, are_own: bool, folders: dict[str, Path]
+) -> None:
+    tokenizer = TextTokenizer(folders["bert"] / "tokenizer.json", 128)
+    counted = Counted(tokenizer._tokenizer)
+    tokenizer._tokenizer = counted
+    premises = [f"premise number {number}, a long one" for number in range(texts)]
+    rows = {
+        "TEXT": [[premise.encode()] for premise in premises],
+        "CANDIDATE_LABELS": [
+            [f"{label} of {number if are_own else 0}".encode() for label in range(labels)] for number in range(texts)
+        ],
+    }
+    inputs = {name: np.array(values, dtype=np.object_) for name, values in rows.items()}
+    pairs = TASK.rows(inputs, SETTINGS, ZeroShotClassificationParameters()).texts
+    assert len(tokenizer.encode(pairs, ["right"] * len(pairs))) == texts * labels
+    assert [counted.given.count(premise) for premise in premises] == [1] * texts

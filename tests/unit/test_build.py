@@ -120,6 +120,24 @@ def test_defaults_of_request_parameters(checkpoint: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
+    ("head", "overrides", "defaults"),
+    [
+        ("single", {}, {"truncation_strategy": "only_second"}),
+        ("one", {"task": "reranking"}, {"truncation_strategy": "only_first"}),
+        ("none", {"pooling": "mean"}, {"prompt": "query: "}),
+    ],
+    ids=["pairs", "documents", "prompt"],
+)
+def test_a_default_is_for_requests_and_not_for_what_a_build_is_judged_by(
+    head: str, overrides: dict[str, Any], defaults: dict[str, str], tmp_path: Path
+) -> None:
+    """Where it would give other ids, or refuse."""
+    made = make_checkpoint(tmp_path / "checkpoint", head)
+    result = quick_build(made, tmp_path / "r", overrides=Overrides(**overrides, max_length=9), defaults=defaults)
+    assert TaskSettings.read(result.model.step("tokenizer")).defaults.items() >= defaults.items()
+
+
+@pytest.mark.parametrize(
     ("defaults", "rule"),
     [
         ({"top_k": "0"}, "Parameter top_k is '0'; it must be a whole number of at least 1, or \"all\"."),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from building import make_checkpoint
@@ -403,6 +404,13 @@ def test_a_head_that_was_never_trained(checkpoint: Path, copy: Path) -> None:
         "FOLDER has no weights for classifier.bias, classifier.weight: it was not fine-tuned for text-classification, "
         "and random weights would answer. Fine-tune it first, or check --task."
     )
+
+
+def test_a_pooler_that_the_classifier_looks_at(copy: Path) -> None:
+    weights = load_file(copy / "model.safetensors")
+    kept = {key: value for key, value in weights.items() if ".pooler." not in key}
+    save_file(kept, copy / "model.safetensors", {"format": "pt"})
+    assert "has no weights for bert.pooler.dense.bias, bert.pooler.dense.weight: it was not fine-tuned" in refused(copy)
 
 
 def test_more_missing_weights_than_fit_in_a_sentence(copy: Path) -> None:

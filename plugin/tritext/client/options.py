@@ -28,6 +28,7 @@ class Options(TypedDict, total=False):
     windows: Literal["mean", "max"] | None
     top_k: int | Literal["all"] | None
     function_to_apply: Literal["default", "softmax", "sigmoid", "none"] | None
+    truncation_strategy: Literal["longest_first", "only_first", "only_second"] | None
     # token classification
     aggregation_strategy: Literal["none", "simple", "first", "average", "max"] | None
     ignore_labels: Sequence[str] | str | None

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tritext.tasks.feature_extraction import Embedding
     from tritext.tasks.fill_mask import Fill, FillMask
     from tritext.tasks.question_answering import Answer, Answers
+    from tritext.tasks.reranking import Ranked, Ranking
     from tritext.tasks.text_classification import Classification, LabelScore
     from tritext.tasks.token_classification import Entity, TokenClassification
 
@@ -26,6 +27,8 @@ __all__ = [
     "LabelScore",
     "ModelInfo",
     "R",
+    "Ranked",
+    "Ranking",
     "Result",
     "TokenClassification",
 ]

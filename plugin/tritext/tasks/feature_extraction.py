@@ -83,6 +83,13 @@ class FeatureExtractionTask(Task):
         distance: FloatArray = np.linalg.norm(_unit(got) - _unit(expected), axis=-1)
         return distance
 
+    def request(
+        self, text: str, pair: str | None, settings: TaskSettings
+    ) -> tuple[dict[str, NDArray[np.object_]], dict[str, object]]:
+        """Without a prompt, whichever is the default."""
+        inputs, parameters = super().request(text, pair, settings)
+        return inputs, {**parameters, "prompt": ""}
+
 
 def _prompt(settings: TaskSettings, parameters: FeatureExtractionParameters) -> str:
     if parameters.prompt is not None:

@@ -135,7 +135,10 @@ class RerankingTask(Task):
     ) -> tuple[dict[str, NDArray[np.object_]], dict[str, object]]:
         """One query with one document."""
         del settings
-        return {QUERY.name: column([text]), DOCUMENTS.name: column([pair or ""])}, {"truncation": "right"}
+        return {QUERY.name: column([text]), DOCUMENTS.name: column([pair or ""])}, {
+            "truncation": "right",
+            "truncation_strategy": self.cut,
+        }
 
 
 TASK: Final = RerankingTask()

@@ -131,6 +131,13 @@ class TextClassificationTask(Task):
             Column(contract.SCORE, [row[each] for row, each in zip(scores, picked, strict=True)]),
         )
 
+    def request(
+        self, text: str, pair: str | None, settings: TaskSettings
+    ) -> tuple[dict[str, NDArray[np.object_]], dict[str, object]]:
+        """Of a pair the longer text is cut, whichever is the default."""
+        inputs, parameters = super().request(text, pair, settings)
+        return inputs, {**parameters, "truncation_strategy": self.cut}
+
 
 def _own(settings: TaskSettings) -> FloatArray | None:
     """The labels' own thresholds [C], where the build was given any."""

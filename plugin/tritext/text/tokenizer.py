@@ -110,7 +110,7 @@ class TextTokenizer:
         encode = self._tokenizer.encode_batch if self._with_offsets else self._tokenizer.encode_batch_fast
         pairs = [text for text in texts if isinstance(text, tuple)]
         parts = list(dict.fromkeys([part for pair in pairs for part in pair]))
-        if len(pairs) < len(texts) or len(parts) > len(pairs) + 1:
+        if len(pairs) < len(texts) or len(parts) == 2 * len(pairs):
             encodings: list[Encoding] = encode(list(texts))
             return encodings
         processor = self._tokenizer.post_processor
