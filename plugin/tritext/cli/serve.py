@@ -1,5 +1,6 @@
 """`tritext serve`."""
 
+import gc
 import json
 import signal
 import time
@@ -171,6 +172,8 @@ def _run(console: Console, server: "Server", selection: "Selection", limits: Lim
             endpoint = Readiness(supervisor.status, server.endpoints.address, limits.health_port)
             with supervisor, endpoint as readiness, rollouts if limits.watch else nullcontext():
                 selection.record(supervisor.status)
+                gc.collect()
+                gc.freeze()  # what stays for good: else its size decides how much garbage gathers before a collection
                 _tell(console, server, time.monotonic() - begun)
                 ready_url = f"{server.endpoints.url(readiness.port)}/ready"
                 with suppress(BrokenPipeError):  # whoever read the endpoints may be gone

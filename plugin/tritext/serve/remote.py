@@ -1,8 +1,9 @@
 """The running server over gRPC, with the key to what is closed to others."""
 
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import grpc
@@ -29,6 +30,10 @@ _RECONNECT: Final = (
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 500),
 )
+
+
+_FAREWELL: Final = 1.0  # seconds: a thread of gRPC's that is left may keep a program from ending
+_UNTIL_CANCELLED: Final = 60.0  # seconds that a call goes on for which nobody waits any more
 
 
 class Silence(ServeError):
@@ -114,10 +119,13 @@ class Remote(RemoteBase):
         credentials = trust.credentials() if trust else None
         self._client: Any = triton.InferenceServerClient(url, creds=credentials, channel_args=options)
         self._headers = {_GRPC_KEY_HEADER: key, **access.headers(api_key)}
+        self._unanswered: set[threading.Event] = set()
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, and return when gRPC's own threads are done with its calls."""
         self._client.close()
+        for answered in list(self._unanswered):
+            answered.wait(_FAREWELL)
 
     def start_unload(self, model: str) -> None:
         """Have `model` take no more requests; those that it has go on."""
@@ -141,8 +149,35 @@ class Remote(RemoteBase):
             tensor = triton.InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
             tensor.set_data_from_numpy(array)
             inputs.append(tensor)
-        result = self._call(self._client.infer, model, inputs, timeout=timeout)
+        result = self._answer(model, inputs, timeout)
         return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
+
+    def _answer(self, model: str, inputs: Sequence[Any], timeout: float) -> Any:
+        """Wait no longer than `timeout` seconds, but leave the call alone.
+
+        Triton 2.51 may lose others' answers, or crash, where calls are cancelled, as gRPC does at a deadline (its
+        issue 7368).
+        """
+        answered = threading.Event()
+        found: list[Any] = []
+
+        def take(result: Any, error: Any) -> None:
+            found.extend((result, error))
+            self._unanswered.discard(answered)
+            answered.set()
+
+        self._unanswered.add(answered)
+        try:
+            self._call(self._client.async_infer, model, inputs, take, timeout=timeout + _UNTIL_CANCELLED)
+        except ServeError:
+            self._unanswered.discard(answered)
+            raise
+        if not answered.wait(timeout):
+            raise Silence(f"Nothing came within {timeout:g} s.")
+        result, error = found
+        if error is not None:
+            raise _said(error) from error
+        return result
 
     def _load(self, model: str, config: str | None, timeout: float) -> None:
         self._call(self._client.load_model, model, config=config, timeout=timeout)
@@ -154,10 +189,14 @@ class Remote(RemoteBase):
         try:
             return function(*args, client_timeout=timeout or self.timeout, headers=self._headers, **kwargs)
         except (triton.InferenceServerException, grpc.RpcError) as error:
-            status = error.status() if isinstance(error, triton.InferenceServerException) else None
-            raise (Silence if status == "StatusCode.DEADLINE_EXCEEDED" else ServeError)(str(error)) from error
+            raise _said(error) from error
         except ValueError as error:  # gRPC's word for a channel that is closed
             raise ServeError(f"The connection is closed: {error}") from error
+
+
+def _said(error: Exception) -> ServeError:
+    status = error.status() if isinstance(error, triton.InferenceServerException) else None
+    return (Silence if status == "StatusCode.DEADLINE_EXCEEDED" else ServeError)(str(error))
 
 
 def text(value: str) -> NDArray[np.object_]:
