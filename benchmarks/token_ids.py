@@ -49,7 +49,8 @@ Tokenize = Callable[[Texts], list[list[int]]]
 class Compared:
     """How many of `texts` have other ids than the `reference` gives, in which languages, and the first few.
 
-    `unexplained` are those that have so too without what the `cause` is about.
+    `unexplained` are those that have so too without what the `cause` is about; not `ties`, where a unigram model's
+    pieces are the same in another order, which is as likely to it.
     """
 
     reference: str
@@ -57,6 +58,7 @@ class Compared:
     tokens: int
     unknown: int
     different: int
+    ties: int
     unexplained: int
     cause: str | None
     languages: Sequence[str]
@@ -248,13 +250,16 @@ def compared(
     wrong = [item for item, a, b in zip(items, ids, expected, strict=True) if a != b]
     cause, without = CAUSES.get(name, (None, lambda text: text))
     freed = [without(text) for _, text in wrong]
+    still = [pair for pair in zip(mine(freed), theirs(freed), strict=True) if pair[0] != pair[1]]
+    ties = sum(name.startswith("unigram") and sorted(a) == sorted(b) for a, b in still)
     return Compared(
         reference=reference,
         texts=len(items),
         tokens=sum(map(len, ids)),
         unknown=sum(row.count(unknown) for row in ids),
         different=len(wrong),
-        unexplained=sum(a != b for a, b in zip(mine(freed), theirs(freed), strict=True)),
+        ties=ties,
+        unexplained=len(still) - ties,
         cause=cause if wrong else None,
         languages=sorted({language for language, _ in wrong}),
         examples=[f"{language}: {text[:160]}" for language, text in wrong[:5]],
