@@ -23,6 +23,7 @@ _DEAF_FOR: Final = 10.0  # seconds that Triton may say nothing at all
 _SHARE_OF_MEMORY: Final = 0.5  # of the machine's, for one step's process
 _BURIAL: Final = 5.0  # seconds that Triton has to remove a dead step's shared memory itself
 _JOIN: Final = 5.0  # seconds for the thread to end what it is at
+_SIGNALS_WITHIN: Final = 0.2  # seconds
 _RELAUNCHES: Final = 5  # in a row that fail, and we give up
 
 
@@ -68,7 +69,9 @@ class Supervisor:
 
     def wait(self) -> None:
         """Wait until nothing more can be done: ServeError says why."""
-        self._over.wait()
+        # Not for ever at once: a signal that the kernel gives to another thread is handled when this one wakes.
+        while not self._over.wait(_SIGNALS_WITHIN):
+            pass
         raise self._failure or ServeError("The supervisor has ended.")
 
     def adopt(self, model: BuiltModel) -> None:
