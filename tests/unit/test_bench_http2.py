@@ -10,7 +10,7 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from fake_triton import FakeTriton, Refusal, Seen, slowly
-from tritext.bench.hpack import grpc_status, literals
+from tritext.bench.hpack import grpc_status
 from tritext.bench.http2 import Connection
 from tritext.bench.load import REFUSED, Failed
 from tritext.bench.served import METHOD

@@ -1,6 +1,6 @@
-"""As much of HPACK (RFC 7541) as asking for, and finding, gRPC's status takes.
+"""As much of HPACK (RFC 7541) as finding gRPC's status takes.
 
-Requests' headers are literals that nobody is to remember. Answers are read with the promise, given by a table size of
+Answers are read with the promise, given by a table size of
 0, that they refer to no header of an earlier answer; so only names and values that stand there need reading.
 """
 
@@ -23,17 +23,6 @@ _CODED_DIGITS: Final = {
 }
 
 
-def literals(*headers: tuple[str, str]) -> bytes:
-    """The block with these headers."""
-    block = b""
-    for header in headers:
-        block += b"\x00"  # a literal, new name, not to be indexed
-        for part in header:
-            raw = part.encode()
-            block += _length(len(raw)) + raw
-    return block
-
-
 def grpc_status(block: bytes) -> int | None:
     """The number that `grpc-status` has in a block of headers; None where it is not there or not legible."""
     at = 0
@@ -53,18 +42,6 @@ def grpc_status(block: bytes) -> int | None:
     except (IndexError, ValueError):
         return None
     return None
-
-
-def _length(size: int) -> bytes:
-    """Of a string that is not Huffman's code."""
-    if size < 0x7F:
-        return bytes((size,))
-    size -= 0x7F
-    rest = b""
-    while size > 0x7F:
-        rest += bytes((size & 0x7F | 0x80,))
-        size >>= 7
-    return b"\x7f" + rest + bytes((size,))
 
 
 def _integer(block: bytes, at: int, bits: int) -> tuple[int, int]:

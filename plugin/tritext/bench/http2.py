@@ -16,25 +16,42 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, cast
 
-from tritext.bench.hpack import grpc_status, literals
+from tritext.bench.hpack import grpc_status
 from tritext.bench.load import REFUSED, Failed
 from tritext.client.errors import BY_CODE
+from tritext.http2 import (
+    ACK,
+    CANCEL,
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    FRAME,
+    GOAWAY,
+    HEADER_TABLE_SIZE,
+    HEADERS,
+    INITIAL_WINDOW_SIZE,
+    LARGEST_FRAME,
+    MAX_CONCURRENT_STREAMS,
+    MAX_FRAME_SIZE,
+    PING,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    WIDEST,
+    WINDOW,
+    WINDOW_UPDATE,
+    bare,
+    frame,
+    literals,
+)
 
-_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
-_END_STREAM, _ACK, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
-_HEADER_TABLE_SIZE, _MAX_CONCURRENT_STREAMS, _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE = 1, 3, 4, 5
-_CANCEL: Final = 8
-
-_WINDOW: Final = 65_535  # of both directions before anybody says otherwise
-_WIDEST: Final = 2**31 - 1
 _OWN_WINDOW: Final = 2**22  # of all streams together, given back when half of it is used
-_FRAME: Final = struct.Struct(">BHBBI")  # length in 24 bits, type, flags, stream
 _MESSAGE: Final = struct.Struct(">BI")  # gRPC's own prefix: not compressed, length
 
 # What a stream's end without an answer means to gRPC ("Errors" in PROTOCOL-HTTP2.md).
 _STATUSES: Final = tuple(REFUSED if code == "UNAVAILABLE" else code for code in BY_CODE)  # who says so is there
-_RESETS: Final = {7: "UNAVAILABLE", _CANCEL: "CANCELLED", 11: "RESOURCE_EXHAUSTED", 12: "PERMISSION_DENIED"}
+_RESETS: Final = {7: "UNAVAILABLE", CANCEL: "CANCELLED", 11: "RESOURCE_EXHAUSTED", 12: "PERMISSION_DENIED"}
 
 
 @dataclass(slots=True, eq=False)
@@ -72,8 +89,8 @@ class Connection(asyncio.Protocol):
         self._buffer = bytearray()
         self._headers_so_far = b""
         self._received = 0
-        self._window, self._stream_window = _WINDOW, _WINDOW
-        self._most, self._frame_size = _WIDEST, 16_384
+        self._window, self._stream_window = WINDOW, WINDOW
+        self._most, self._frame_size = WIDEST, LARGEST_FRAME
         self.is_open = False
 
     async def ask(self, message: bytes) -> bytes:
@@ -111,9 +128,9 @@ class Connection(asyncio.Protocol):
         """Say what this side takes: any size, and no table of headers."""
         self._transport = cast("asyncio.Transport", transport)
         self.is_open = True
-        settings = struct.pack(">HIHI", _HEADER_TABLE_SIZE, 0, _INITIAL_WINDOW_SIZE, _WIDEST)
-        self._transport.write(_PREFACE + _frame(_SETTINGS, 0, 0, settings))
-        self._widen(_OWN_WINDOW - _WINDOW)
+        settings = struct.pack(">HIHI", HEADER_TABLE_SIZE, 0, INITIAL_WINDOW_SIZE, WIDEST)
+        self._transport.write(PREFACE + frame(SETTINGS, 0, 0, settings))
+        self._widen(_OWN_WINDOW - WINDOW)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing that is under way will be answered."""
@@ -126,12 +143,12 @@ class Connection(asyncio.Protocol):
         """Take the frames that are complete."""
         buffer, at = self._buffer, 0
         buffer += data
-        while len(buffer) - at >= _FRAME.size:
-            high, low, kind, flags, number = _FRAME.unpack_from(buffer, at)
-            end = at + _FRAME.size + (high << 16 | low)
+        while len(buffer) - at >= FRAME.size:
+            high, low, kind, flags, number = FRAME.unpack_from(buffer, at)
+            end = at + FRAME.size + (high << 16 | low)
             if len(buffer) < end:
                 break
-            self._take(kind, flags, number & _WIDEST, bytes(buffer[at + _FRAME.size : end]))
+            self._take(kind, flags, number & WIDEST, bytes(buffer[at + FRAME.size : end]))
             at = end
         del buffer[:at]
 
@@ -139,11 +156,11 @@ class Connection(asyncio.Protocol):
         stream.number, self._next = self._next, self._next + 2
         stream.window = self._stream_window
         self._streams[stream.number] = stream
-        head = _frame(_HEADERS, _END_HEADERS, stream.number, self._headers)
+        head = frame(HEADERS, END_HEADERS, stream.number, self._headers)
         size = len(stream.unsent)
         if not self._blocked and size <= self._window and size <= stream.window and size <= self._frame_size:
             self._window -= size
-            self._transport.write(head + _frame(_DATA, _END_STREAM, stream.number, stream.unsent))
+            self._transport.write(head + frame(DATA, END_STREAM, stream.number, stream.unsent))
         else:
             self._transport.write(head)
             stream.unsent = memoryview(stream.unsent)  # so that cutting it copies nothing
@@ -161,12 +178,12 @@ class Connection(asyncio.Protocol):
                 part, stream.unsent = stream.unsent[:size], stream.unsent[size:]
                 self._window -= size
                 stream.window -= size
-                self._transport.write(_frame(_DATA, 0 if stream.unsent else _END_STREAM, stream.number, part))
+                self._transport.write(frame(DATA, 0 if stream.unsent else END_STREAM, stream.number, part))
             self._blocked.popleft()
 
     def _cancel(self, stream: _Stream, kind: str) -> None:
         if stream.number in self._streams:
-            self._transport.write(_frame(_RST_STREAM, 0, stream.number, struct.pack(">I", _CANCEL)))
+            self._transport.write(frame(RST_STREAM, 0, stream.number, struct.pack(">I", CANCEL)))
         self._end(stream, kind)
 
     def _end(self, stream: _Stream, kind: str | None) -> None:
@@ -184,31 +201,31 @@ class Connection(asyncio.Protocol):
 
     def _take(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         stream = self._streams.get(number)
-        if kind == _DATA:
+        if kind == DATA:
             self._widen_after(len(payload))
             if stream is not None:
-                stream.body.append(_bare(flags, payload))
-        elif kind in {_HEADERS, _CONTINUATION}:
+                stream.body.append(bare(flags, payload))
+        elif kind in {HEADERS, CONTINUATION}:
             self._take_headers(kind, flags, stream, payload)
-        elif kind == _SETTINGS:
+        elif kind == SETTINGS:
             self._take_settings(flags, payload)
-        elif kind == _PING and not flags & _ACK:
-            self._transport.write(_frame(_PING, _ACK, 0, payload))
-        elif kind == _WINDOW_UPDATE:
+        elif kind == PING and not flags & ACK:
+            self._transport.write(frame(PING, ACK, 0, payload))
+        elif kind == WINDOW_UPDATE:
             self._take_window(number, int.from_bytes(payload, "big"))
-        elif kind == _RST_STREAM and stream is not None:
+        elif kind == RST_STREAM and stream is not None:
             self._end(stream, _RESETS.get(int.from_bytes(payload, "big"), "INTERNAL"))
-        elif kind == _GOAWAY:
+        elif kind == GOAWAY:
             self._take_goaway(int.from_bytes(payload[:4], "big"))
 
     def _take_headers(self, kind: int, flags: int, stream: _Stream | None, payload: bytes) -> None:
         """Of an answer's two blocks of headers the last one counts: it ends the stream and has the status."""
-        if kind == _HEADERS:
+        if kind == HEADERS:
             self._headers_so_far = b""
-            self._ends = bool(flags & _END_STREAM)
-            payload = _bare(flags, payload)
+            self._ends = bool(flags & END_STREAM)
+            payload = bare(flags, payload)
         self._headers_so_far += payload
-        if flags & _END_HEADERS and self._ends and stream is not None:
+        if flags & END_HEADERS and self._ends and stream is not None:
             self._end(stream, _failure(grpc_status(self._headers_so_far), stream.body))
 
     def _take_goaway(self, last: int) -> None:
@@ -219,18 +236,18 @@ class Connection(asyncio.Protocol):
             self._end(stream, "UNAVAILABLE")
 
     def _take_settings(self, flags: int, payload: bytes) -> None:
-        if flags & _ACK:
+        if flags & ACK:
             return
         for name, value in struct.iter_unpack(">HI", payload):
-            if name == _INITIAL_WINDOW_SIZE:
+            if name == INITIAL_WINDOW_SIZE:
                 for stream in self._streams.values():
                     stream.window += value - self._stream_window
                 self._stream_window = value
-            elif name == _MAX_CONCURRENT_STREAMS:
+            elif name == MAX_CONCURRENT_STREAMS:
                 self._most = value
-            elif name == _MAX_FRAME_SIZE:
+            elif name == MAX_FRAME_SIZE:
                 self._frame_size = value
-        self._transport.write(_frame(_SETTINGS, _ACK, 0, b""))
+        self._transport.write(frame(SETTINGS, ACK, 0, b""))
         self._send_blocked()
 
     def _take_window(self, number: int, more: int) -> None:
@@ -247,18 +264,7 @@ class Connection(asyncio.Protocol):
             self._received = 0
 
     def _widen(self, size: int) -> None:
-        self._transport.write(_frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", size)))
-
-
-def _frame(kind: int, flags: int, number: int, payload: bytes | memoryview) -> bytes:
-    return _FRAME.pack(len(payload) >> 16, len(payload) & 0xFFFF, kind, flags, number) + payload
-
-
-def _bare(flags: int, payload: bytes) -> bytes:
-    """Without padding and priority."""
-    if flags & _PADDED:
-        payload = payload[1 : len(payload) - payload[0]]
-    return payload[5:] if flags & _PRIORITY else payload
+        self._transport.write(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", size)))
 
 
 def _failure(status: int | None, body: list[bytes]) -> str | None:

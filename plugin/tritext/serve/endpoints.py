@@ -20,13 +20,14 @@ LOOPBACK: Final = "127.0.0.1"
 class Endpoints:
     """A numeric address and three ports; HTTP may have an address of its own. URLs are for a caller on this machine.
 
-    Where there are inner ones, Triton's HTTP servers listen there, on this machine alone, and the others are fenced.
+    Where there are inner ones, Triton's servers listen there, on this machine alone, and the others are fenced.
     """
 
     address: str
     grpc: int
     http: int
     metrics: int
+    inner_grpc: int = field(default=0, compare=False)
     inner_http: int = field(default=0, compare=False)
     inner_metrics: int = field(default=0, compare=False)
     http_address: str | None = None
@@ -66,6 +67,11 @@ class Endpoints:
         return f"http://{LOOPBACK}:{self.inner_http}" if self.inner_http else self.http_url
 
     @property
+    def inner_grpc_url(self) -> str:
+        """Triton's own gRPC server, past the fence."""
+        return f"{LOOPBACK}:{self.inner_grpc}" if self.inner_grpc else self.grpc_url
+
+    @property
     def metrics_url(self) -> str:
         """Where Prometheus reads."""
         return f"http://{_reached(self.address)}:{self.metrics}/metrics"
@@ -73,21 +79,27 @@ class Endpoints:
     def flags(self) -> list[str]:
         """What tritonserver is told; its HTTP server writes IPv6 in a way of its own."""
         return [
-            f"--grpc-address={f'[{self.address}]' if ':' in self.address else self.address}",
+            f"--grpc-address={LOOPBACK if self.inner_grpc else _bracketed(self.address)}",
             f"--http-address={LOOPBACK if self.inner_http else _evhtp(self.reached_http)}",
             f"--metrics-address={LOOPBACK if self.inner_metrics else _evhtp(self.address)}",
-            f"{GRPC}={self.grpc}",
+            f"{GRPC}={self.inner_grpc or self.grpc}",
             f"{HTTP}={self.inner_http or self.http}",
             f"{METRICS}={self.inner_metrics or self.metrics}",
         ]
 
     def open(self) -> bool:
         """Whether Triton accepts connections at all three."""
-        fenced = ((self.inner_http, self.reached_http, self.http), (self.inner_metrics, self.address, self.metrics))
-        places = [(LOOPBACK, inner) if inner else (address, outer) for inner, address, outer in fenced]
-        return all(
-            _listening(_reached(address).strip("[]"), port) for address, port in ((self.address, self.grpc), *places)
+        servers = (
+            (self.inner_grpc, self.address, self.grpc),
+            (self.inner_http, self.reached_http, self.http),
+            (self.inner_metrics, self.address, self.metrics),
         )
+        places = [(LOOPBACK, inner) if inner else (address, outer) for inner, address, outer in servers]
+        return all(_listening(_reached(address).strip("[]"), port) for address, port in places)
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
 
 
 def _reached(address: str) -> str:
@@ -95,7 +107,7 @@ def _reached(address: str) -> str:
     ip = ipaddress.ip_address(address)
     if ip.is_unspecified:
         return "127.0.0.1" if ip.version == 4 else "[::1]"
-    return address if ip.version == 4 else f"[{address}]"
+    return _bracketed(address)
 
 
 def _evhtp(address: str) -> str:
@@ -110,20 +122,19 @@ def claim(host: str, grpc: int, http: int, metrics: int) -> Endpoints:
     """Endpoints on `host`, with a free port for each 0; ServeError where one cannot be had."""
     address = resolve(host)
     ports = _free(address, {GRPC: grpc, HTTP: http, METRICS: metrics})
-    inner_http, inner_metrics = _inner(set(ports.values()))
-    return Endpoints(address, ports[GRPC], ports[HTTP], ports[METRICS], inner_http, inner_metrics)
+    return Endpoints(address, ports[GRPC], ports[HTTP], ports[METRICS], *_inner(set(ports.values())))
 
 
-def _inner(taken: set[int]) -> tuple[int, int]:
-    """Two free ports of this machine alone, none of them `taken`."""
+def _inner(taken: set[int]) -> tuple[int, int, int]:
+    """Three free ports of this machine alone, none of them `taken`."""
     found: list[int] = []
     with ExitStack() as stack:
-        while len(found) < 2:
+        while len(found) < 3:
             bound = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
             bound.bind((LOOPBACK, 0))
             if (port := int(bound.getsockname()[1])) not in taken:
                 found.append(port)
-    return found[0], found[1]
+    return found[0], found[1], found[2]
 
 
 def resolve(host: str, option: str = "--host") -> str:

@@ -5,17 +5,14 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 from tritext import access
 from tritext.errors import ServeError
+from tritext.given_up import HEADER
 from tritext.serve.endpoints import Endpoints, resolve
 from tritext.serve.remote import Remote
-from tritext.serve.remote_http import HttpRemote
 from tritext.serve.tls import Tls
-
-# Triton matches it anywhere in a header's name.
-_FORWARDED: Final = f"(?i)^{access.HEADER}$"
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ class Protection:
     def warnings(self, *, is_local: bool, http_is_local: bool, native: Sequence[str] = ()) -> list[str]:
         """What whoever starts the server should know of it, in sentences; `native` steps ask for no key."""
         said = []
-        if not (is_local or self.has_key or (self.tls and self.tls.client_ca and http_is_local)):
+        if not (is_local or self.has_key or (self.tls and self.tls.asks_for_certificates and http_is_local)):
             said.append("Whoever reaches this machine can ask these models: there is no API key (--api-key-file).")
         if self.has_key and not (http_is_local and (self.tls or is_local)):
             said.append("API keys travel in clear over what is not encrypted; put TLS in front, or see --tls-cert.")
@@ -79,22 +76,21 @@ class Protection:
 
     def flags(self) -> list[str]:
         """What tritonserver is told: no secret among it."""
-        flags = [] if self.tls is None else self.tls.flags()
+        patterns = [f"--grpc-header-forward-pattern={_forwarded(*([access.HEADER] if self.has_key else []), HEADER)}"]
         if self.has_key:
-            flags += [f"--grpc-header-forward-pattern={_FORWARDED}", f"--http-header-forward-pattern={_FORWARDED}"]
-        return flags
+            patterns.append(f"--http-header-forward-pattern={_forwarded(access.HEADER)}")
+        return patterns
 
     def environment(self) -> dict[str, str]:
         """What the steps are told. An empty value hides what may stand there already."""
         digests = [*self.digests, access.digest(self.own_key)] if self.has_key else []
         return {access.DIGESTS: ",".join(digests), access.KEY: ""}
 
-    def connect(self, endpoints: Endpoints, key: str) -> Remote | HttpRemote:
-        """A connection for our own checks, with the `key` to what is closed to others.
+    def connect(self, endpoints: Endpoints, key: str) -> Remote:
+        """A connection for our own checks, past the fence, with the `key` to what is closed to others."""
+        return Remote(endpoints.inner_grpc_url, key, api_key=self.own_key if self.has_key else None)
 
-        Over HTTP where gRPC asks callers for certificates: we have none of our own.
-        """
-        own = self.own_key if self.has_key else None
-        if self.tls is not None and self.tls.client_ca is not None:
-            return HttpRemote(endpoints.inner_http_url, key, api_key=own)
-        return Remote(endpoints.grpc_url, key, api_key=own, trust=self.tls.trust if self.tls else None)
+
+def _forwarded(*headers: str) -> str:
+    """The pattern for those, which Triton matches anywhere in a header's name."""
+    return f"(?i)^({'|'.join(headers)})$"

@@ -13,21 +13,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from tritext import admission
+from tritext import admission, given_up
 from tritext.engines.machine import THREADS
 from tritext.errors import ModelsUnfit, RepositoryError, ServeError, TritextError
 from tritext.in_use import InUse
 from tritext.repository import BuiltModel, committed, verify
 from tritext.serve import command, ensemble
 from tritext.serve.check import BUDGET, Checked, check_engine
+from tritext.serve.doorway import Doorway
 from tritext.serve.endpoints import Endpoints, claim
-from tritext.serve.fence import Fence, start_fences
+from tritext.serve.fences import start_fences
 from tritext.serve.installation import find
 from tritext.serve.log import Log, LogLevel
 from tritext.serve.log_format import LogFormat
 from tritext.serve.process import Process
 from tritext.serve.protection import Protection
-from tritext.serve.remote import Arrays, RemoteBase
+from tritext.serve.remote import Arrays, Remote
 
 # How long Triton may take to exit once its models are gone. It would wait for idle keep-alive connections too.
 LINGER: Final = 3.0
@@ -83,8 +84,8 @@ class Server:
         self.protection = protection or Protection()
         self._endpoints: Endpoints | None = None
         self._process: Process | None = None
-        self._fences: list[Fence] = []
-        self._remote: RemoteBase | None = None
+        self._fences: list[Doorway] = []
+        self._remote: Remote | None = None
         self._serving = False
         self._generation = 0  # how often Triton was started again
         self._changing = threading.Lock()  # nobody starts what somebody else stops
@@ -125,7 +126,7 @@ class Server:
         return _started(self._endpoints)
 
     @property
-    def remote(self) -> RemoteBase:
+    def remote(self) -> Remote:
         """The connection that may do everything."""
         return _started(self._remote)
 
@@ -189,13 +190,14 @@ class Server:
                 **self._told,
                 **self.protection.environment(),
                 **admission.environment(segments, self._latency_goal),
+                **given_up.environment(segments),
             },
             folder=self.repository,
             log=self._log,
             segments=segments,
             access_log=self._access_log,
         )
-        self._fences = start_fences(self._endpoints)
+        self._fences = start_fences(self._endpoints, self.protection.tls, given_up.path(segments))
         self._process.start()
 
     def wait_ready(self, timeout: float = 120.0) -> None:

@@ -1,6 +1,6 @@
-"""The certificate that a server shows to its gRPC callers: looked at before Triton does, and trusted by our own checks.
+"""The certificate that a server shows to its gRPC callers: looked at beforehand, and trusted by `tritext health`.
 
-Our checks come over a numeric address, and no certificate stands for that: they trust this one certificate instead,
+Its checks come over a numeric address, and no certificate stands for that: they trust this one certificate instead,
 under the name that is in it.
 """
 
@@ -56,30 +56,22 @@ class Trust:
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """A certificate that is good now, its key, and the authority of callers' certificates where they need one."""
+    """How callers are met: with a certificate that is good now; whether they need one of their own."""
 
-    certificate: Path
-    key: Path
-    client_ca: Path | None
-    trust: Trust
+    context: ssl.SSLContext
+    asks_for_certificates: bool
 
     @classmethod
     def load(cls, certificate: Path, key: Path, client_ca: Path | None = None) -> Self:
         """ServeError where a file cannot be read, the key belongs to another, or the certificate is not valid now."""
-        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        _load_pair(server, certificate, key)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_alpn_protocols(["h2"])
+        _load_pair(context, certificate, key)
+        _name(_shown(context, certificate), certificate)
         if client_ca is not None:
-            _load_authority(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), client_ca, "--tls-client-ca")
-        name = _name(_shown(server, certificate), certificate)
-        authority = None if client_ca is None else client_ca.absolute()
-        return cls(certificate.absolute(), key.absolute(), authority, Trust(_first(certificate), name))
-
-    def flags(self) -> list[str]:
-        """What tritonserver is told."""
-        flags = ["--grpc-use-ssl=true", f"--grpc-server-cert={self.certificate}", f"--grpc-server-key={self.key}"]
-        if self.client_ca is not None:
-            flags += ["--grpc-use-ssl-mutual=true", f"--grpc-root-cert={self.client_ca}"]
-        return flags
+            _load_authority(context, client_ca, "--tls-client-ca")
+            context.verify_mode = ssl.CERT_REQUIRED
+        return cls(context, client_ca is not None)
 
 
 def _load_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
@@ -96,7 +88,7 @@ def _load_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
         ) from error
     except _Encrypted:
         raise ServeError(
-            f"The key {key} (--tls-key) has a passphrase, which Triton cannot ask for. Take it off: "
+            f"The key {key} (--tls-key) has a passphrase, which nobody could be asked for. Take it off: "
             f"openssl pkey -in {key} -out NEW"
         ) from None
 

@@ -15,6 +15,9 @@ Answer = dict[str, NDArray[Any]]
 # The field of a log record that names the request.
 REQUEST_ID: Final = "request_id"
 
+# What a request is told whose caller has gone: nobody reads it, but it is counted, and seen in the access log.
+GIVEN_UP: Final = "Its caller does not wait for it any more."
+
 _log: Final = logging.getLogger("tritext")
 _log.addHandler(logging.NullHandler())  # outside of Triton nobody may listen, and then nothing goes to stderr
 
@@ -23,13 +26,15 @@ _log.addHandler(logging.NullHandler())  # outside of Triton nobody may listen, a
 class Request:
     """One request to a stage. `inputs` leaves out what was not sent; `parameters` are as sent.
 
-    ``timeout``: the seconds that its caller gave it, None for any time; ``id``: what its caller calls it, if anything.
+    ``timeout``: the seconds that its caller gave it, None for any time; ``id``: what its caller calls it, if anything;
+    ``is_given_up``: nobody waits for its answer any more.
     """
 
     inputs: Mapping[str, NDArray[Any]]
     parameters: Mapping[str, object] = field(default_factory=dict)
     timeout: float | None = None
     id: str = ""
+    is_given_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)

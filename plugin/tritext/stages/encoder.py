@@ -24,7 +24,17 @@ from tritext.errors import EngineError, Overloaded, RepositoryError, TritextErro
 from tritext.manifest import CHECK, Example, read_reference
 from tritext.naming import ENGINE_ROLE, sibling
 from tritext.settings import EngineSettings, Variant
-from tritext.stages.base import COMPUTED_TOKENS, ENCODER_CALLS, REFUSED_EXPIRED, TEXTS, TOKENS, Answer, Request, zeros
+from tritext.stages.base import (
+    COMPUTED_TOKENS,
+    ENCODER_CALLS,
+    GIVEN_UP,
+    REFUSED_EXPIRED,
+    TEXTS,
+    TOKENS,
+    Answer,
+    Request,
+    zeros,
+)
 from tritext.stages.direct import check_tokens
 
 # Calls of a plan's own model at a time: two instances of it compute or copy, one call waits for them.
@@ -125,8 +135,8 @@ class EncoderStage:
         """Logits [N, C] or [N, L, C] for each request, padded as its ids were; [N, M, C] where only M are picked."""
         for request in requests:
             check_tokens(request.inputs, self._settings)
-        late = [self._is_late(request) for request in requests]
-        timely = [request for request, is_late in zip(requests, late, strict=True) if not is_late]
+        refusals = [self._refusal(request) for request in requests]
+        timely = [request for request, refusal in zip(requests, refusals, strict=True) if refusal is None]
         if self.meter:
             self.meter.begin(
                 sum([np.count_nonzero(request.inputs[contract.ATTENTION_MASK.name]) for request in requests])
@@ -136,11 +146,15 @@ class EncoderStage:
         finally:
             if self.meter:
                 self.meter.end()
-        return [Overloaded(_EXPIRED, misses_deadline=True) if is_late else next(logits) for is_late in late]
+        return [refusal or next(logits) for refusal in refusals]
 
-    def _is_late(self, request: Request) -> bool:
-        """Whether nobody waits for its answer any more."""
-        return bool(self.deadlines and request.timeout and request.id and self.deadlines.passed(request.id))
+    def _refusal(self, request: Request) -> Overloaded | None:
+        """Where nobody waits for its answer any more."""
+        if request.is_given_up:
+            return Overloaded(GIVEN_UP, misses_deadline=True)
+        if self.deadlines and request.timeout and request.id and self.deadlines.passed(request.id):
+            return Overloaded(_EXPIRED, misses_deadline=True)
+        return None
 
     def _logits(self, requests: Sequence[Request]) -> list[Answer]:
         if not requests:

@@ -17,6 +17,7 @@ from tritext.errors import InvalidInput, Overloaded, RepositoryError, TritextErr
 from tritext.parameters import Parameters, Reader
 from tritext.settings import TOKENIZER, TaskSettings
 from tritext.stages.base import (
+    GIVEN_UP,
     REFUSED_EXPIRED,
     REFUSED_INVALID,
     REFUSED_OVERLOAD,
@@ -113,18 +114,23 @@ class TokenizerStage:
             self._estimate.learn(texts, encoded, time.monotonic() - begun)
 
     def _refusals(self, requests: Sequence[Request]) -> list[Overloaded | None]:
-        """Which of `requests` could not be begun in time. Cheap: nothing is decoded or tokenized for this."""
-        if self.gate is None:
-            return [None] * len(requests)
-        pressure = self.gate.pressure()
+        """Which of `requests` nobody waits for, or could not be begun in time.
+
+        Cheap: nothing is decoded or tokenized for this.
+        """
+        pressure = self.gate.pressure() if self.gate else None
         refusals: list[Overloaded | None] = []
         for request in requests:
-            refusal = pressure.refusal(request.timeout)
-            if refusal:
+            refusal = pressure.refusal(request.timeout) if pressure else None
+            if request.is_given_up:
+                refusals.append(Overloaded(GIVEN_UP, misses_deadline=True))
+            elif refusal:
                 refusals.append(Overloaded(str(refusal), misses_deadline=refusal.timeout is not None))
             else:
                 refusals.append(None)
-                pressure.add(*self._estimate.of(request.inputs.values(), is_whole=self._is_windowed(request)))
+                if pressure:
+                    size = self._estimate.of(request.inputs.values(), is_whole=self._is_windowed(request))
+                    pressure.add(*size)
         return refusals
 
     def _is_windowed(self, request: Request) -> bool:

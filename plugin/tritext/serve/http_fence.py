@@ -2,21 +2,18 @@
 
 Triton 2.51 dies of JSON nested 100,000 deep and of a body sent in a million chunks (it keeps both on the stack),
 unpacks a compressed megabyte into gigabytes, and takes a body of any size. Here a request must be whole and within
-bounds before any of it reaches Triton, which then gets a body of a stated length in one piece. gRPC is not affected and
-goes straight to Triton. Framing follows RFC 9112; what it leaves open is refused, so that two parsers cannot differ.
+bounds before any of it reaches Triton, which then gets a body of a stated length in one piece. Framing
+follows RFC 9112; what it leaves open is refused, so that two parsers cannot differ.
 """
 
 import asyncio
 import contextlib
 import json
 import re
-import threading
-from concurrent.futures import Future
 from typing import Final
 
 from tritext import contract
-from tritext.errors import ServeError
-from tritext.serve.endpoints import Endpoints
+from tritext.serve.doorway import Doorway
 from tritext.serve.http_request import Head, Refused, check_body
 from tritext.serve.http_response import relay
 
@@ -28,7 +25,6 @@ MAX_CONNECTIONS: Final = 2000
 IDLE: Final = 120.0  # seconds between two requests
 STALLED: Final = 30.0  # seconds without a byte of a request that has begun
 _PIECE: Final = 1 << 16
-_LOOK: Final = 0.02  # seconds
 
 _HOP: Final = frozenset(
     {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"content-length", b"expect"}
@@ -36,69 +32,29 @@ _HOP: Final = frozenset(
 _JSON_LENGTH: Final = b"inference-header-content-length"
 
 
-class Fence:
-    """Listens at `address`:`port` and passes what is sound on to an HTTP server of Triton's at 127.0.0.1:`inner`.
-
-    It lives in a thread of this process. A context manager, like `start` and `stop`.
-    """
+class HttpFence(Doorway):
+    """Listens at `address`:`port` and passes what is sound on to an HTTP server of Triton's at 127.0.0.1:`inner`."""
 
     def __init__(self, address: str, port: int, inner: int, max_body: int = MAX_BODY) -> None:
+        super().__init__(address, port)
         self.max_body = max_body
-        self._address, self._port, self._inner = address, port, inner
+        self._inner = inner
         self._connections, self._held = 0, 0
-        self.answering = 0  # connections with a request under way
-        self.is_closing = False
-        self._patience = 0.0
+        self.busy = 0  # connections with a request under way
         self._tasks: set[asyncio.Task[None]] = set()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._live, name="tritext fence", daemon=True)
-        self._opened: Future[None] = Future()
-        self._ended = asyncio.Event()
 
-    def start(self) -> None:
-        """Listen; ServeError where the port was taken meanwhile."""
-        self._thread.start()
-        try:
-            self._opened.result()
-        except OSError as error:
-            raise ServeError(f"Port {self._port} on {self._address} cannot be opened: {error.strerror}.") from error
+    @property
+    def answering(self) -> int:
+        """Connections with a request under way."""
+        return self.busy
 
-    def stop(self, patience: float = 0.0) -> bool:
-        """Take no more requests; whether those under way were answered within `patience` seconds.
+    async def _open(self) -> asyncio.Server:
+        return await asyncio.start_server(self._accept, self._address, self._port, limit=MAX_HEAD, backlog=512)
 
-        All connections are let go in any case. Does no harm twice.
-        """
-        self._patience = patience
-        with contextlib.suppress(RuntimeError):  # it has ended
-            self._loop.call_soon_threadsafe(self._ended.set)
-        if self._thread.is_alive():
-            self._thread.join(timeout=patience + 5)
-        return self.answering == 0
-
-    def _live(self) -> None:
-        try:
-            self._loop.run_until_complete(self._serve())
-        finally:
-            self._loop.close()
-
-    async def _serve(self) -> None:
-        try:
-            server = await asyncio.start_server(self._accept, self._address, self._port, limit=MAX_HEAD, backlog=512)
-        except OSError as error:
-            self._opened.set_exception(error)
-            return
-        self._opened.set_result(None)
-        await self._ended.wait()
-        self.is_closing = True
-        server.close()
-        deadline = self._loop.time() + self._patience
-        while self.answering and self._loop.time() < deadline:
-            await asyncio.sleep(_LOOK)
-        left = self.answering
+    async def _let_go(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.answering = left
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -134,29 +90,10 @@ class Fence:
         self._held -= size
 
 
-def start_fences(endpoints: Endpoints) -> list[Fence]:
-    """One before each of Triton's HTTP servers that `endpoints` keep inside; whoever reads metrics sends nothing.
-
-    ServeError where a port was taken meanwhile.
-    """
-    http = Fence(endpoints.reached_http, endpoints.http, endpoints.inner_http)
-    metrics = Fence(endpoints.address, endpoints.metrics, endpoints.inner_metrics, max_body=0)
-    started = []
-    try:
-        for fence in (http, metrics):
-            fence.start()
-            started.append(fence)
-    except ServeError:
-        for fence in started:
-            fence.stop()
-        raise
-    return started
-
-
 class _Connection:
     """One caller's requests, in order, over one connection of its own to Triton."""
 
-    def __init__(self, fence: Fence, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, fence: HttpFence, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._fence, self._reader, self._writer = fence, reader, writer
         self._held = 0
 
@@ -166,7 +103,7 @@ class _Connection:
         upstream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         try:
             while not self._fence.is_closing and (head := await self._head()) is not None:
-                self._fence.answering += 1
+                self._fence.busy += 1
                 try:
                     body = await self._body(head)
                     await _checked(body, head.get(_JSON_LENGTH))
@@ -177,7 +114,7 @@ class _Connection:
                     await upstream[1].drain()
                     again = await relay(upstream[0], self._writer, head.method)
                 finally:
-                    self._fence.answering -= 1
+                    self._fence.busy -= 1
                     self._let_go()
                 if not (again and head.goes_on):
                     return

@@ -1,0 +1,80 @@
+"""What listens in front of Triton: an event loop in a thread of its own."""
+
+import asyncio
+import contextlib
+import threading
+from abc import ABC, abstractmethod
+from concurrent.futures import Future
+
+from tritext.errors import ServeError
+
+_LOOK = 0.02  # seconds
+
+
+class Doorway(ABC):
+    """Listens at `address`:`port` from `start` to `stop`."""
+
+    def __init__(self, address: str, port: int) -> None:
+        self._address, self._port = address, port
+        self.is_closing = False
+        self._patience = 0.0
+        self._cut_off = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._live, name=f"tritext {type(self).__name__}", daemon=True)
+        self._opened: Future[None] = Future()
+        self._ended = asyncio.Event()
+
+    @abstractmethod
+    async def _open(self) -> asyncio.Server:
+        """Listen."""
+
+    @property
+    @abstractmethod
+    def answering(self) -> int:
+        """How many requests, or connections with one, have not been answered to the end."""
+
+    @abstractmethod
+    async def _let_go(self) -> None:
+        """End all connections."""
+
+    def start(self) -> None:
+        """Listen; ServeError where the port was taken meanwhile."""
+        self._thread.start()
+        try:
+            self._opened.result()
+        except OSError as error:
+            raise ServeError(f"Port {self._port} on {self._address} cannot be opened: {error.strerror}.") from error
+
+    def stop(self, patience: float = 0.0) -> bool:
+        """Take no more connections; whether requests under way were answered within `patience` seconds.
+
+        All connections are let go in any case. Does no harm twice.
+        """
+        self._patience = patience
+        with contextlib.suppress(RuntimeError):  # it has ended
+            self._loop.call_soon_threadsafe(self._ended.set)
+        if self._thread.is_alive():
+            self._thread.join(timeout=patience + 5)
+        return self._cut_off == 0
+
+    def _live(self) -> None:
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        try:
+            server = await self._open()
+        except OSError as error:
+            self._opened.set_exception(error)
+            return
+        self._opened.set_result(None)
+        await self._ended.wait()
+        self.is_closing = True
+        server.close()
+        deadline = self._loop.time() + self._patience
+        while self.answering and self._loop.time() < deadline:
+            await asyncio.sleep(_LOOK)
+        self._cut_off = self.answering
+        await self._let_go()

@@ -1,0 +1,34 @@
+"""What stands in front of Triton: a fence before each of its ports."""
+
+from pathlib import Path
+
+from tritext.errors import ServeError
+from tritext.given_up import GivenUp
+from tritext.serve.doorway import Doorway
+from tritext.serve.endpoints import Endpoints
+from tritext.serve.grpc_fence import GrpcFence
+from tritext.serve.http_fence import HttpFence
+from tritext.serve.tls import Tls
+
+
+def start_fences(endpoints: Endpoints, tls: Tls | None, table: Path) -> list[Doorway]:
+    """One before each of Triton's servers, which listen at the inner ports; whoever reads metrics sends nothing.
+
+    Calls over gRPC that are given up are noted in `table`. ServeError where a port was taken meanwhile.
+    """
+    context = None if tls is None else tls.context
+    fences: list[Doorway] = [
+        GrpcFence(endpoints.address, endpoints.grpc, endpoints.inner_grpc, GivenUp(table), context),
+        HttpFence(endpoints.reached_http, endpoints.http, endpoints.inner_http),
+        HttpFence(endpoints.address, endpoints.metrics, endpoints.inner_metrics, max_body=0),
+    ]
+    started: list[Doorway] = []
+    try:
+        for fence in fences:
+            fence.start()
+            started.append(fence)
+    except ServeError:
+        for fence in started:
+            fence.stop()
+        raise
+    return started

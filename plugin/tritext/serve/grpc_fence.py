@@ -1,0 +1,188 @@
+"""What stands between callers and Triton's gRPC server, which loses answers where a call is given up.
+
+Triton 2.51 may lose others' answers, or crash, where a call ends while it works on it (its issue 7368): reset by its
+caller, overdue, or because the connection breaks. So it never learns of that. Each caller's connection has one of its
+own to Triton, and all frames go through, but for these:
+
+- A reset stays here. The request is ended where it was not yet whole, and the answer is taken in the caller's place.
+- Deadlines (`grpc-timeout`) are taken out: gRPC would end the call by itself. A caller resets it at its deadline.
+- When a caller hangs up, the connection to Triton stays until all is answered.
+
+Work that nobody waits for is not begun all the same: the steps look into a table of such calls (`tritext.given_up`).
+Both sides are told not to remember headers, so that those of one call can be changed, or left out, by themselves.
+"""
+
+import asyncio
+import itertools
+import ssl
+from collections.abc import Callable
+from typing import Final, cast
+
+from tritext.given_up import GivenUp
+from tritext.http2 import Malformed
+from tritext.serve.doorway import Doorway
+from tritext.serve.endpoints import LOOPBACK
+from tritext.serve.grpc_relay import Relay
+
+MAX_CONNECTIONS: Final = 2000
+
+
+class GrpcFence(Doorway):
+    """Listens at `address`:`port` and passes calls on to the gRPC server of Triton's at 127.0.0.1:`inner`.
+
+    Calls that are given up are noted in `given_up`. Callers are met with TLS where there is a `context`.
+    """
+
+    def __init__(
+        self, address: str, port: int, inner: int, given_up: GivenUp, context: ssl.SSLContext | None = None
+    ) -> None:
+        super().__init__(address, port)
+        self.inner = inner
+        self.tunnels: set[_Tunnel] = set()
+        self._context = context
+        self._numbers = itertools.count(1)
+        self._given_up = given_up
+
+    @property
+    def answering(self) -> int:
+        """Connections whose caller waits for an answer, or has not read it."""
+        return sum([tunnel.is_answering for tunnel in self.tunnels])
+
+    async def _open(self) -> asyncio.Server:
+        return await self._loop.create_server(self._accept, self._address, self._port, ssl=self._context, backlog=512)
+
+    async def _let_go(self) -> None:
+        for tunnel in list(self.tunnels):
+            tunnel.close()
+        await asyncio.sleep(0)
+
+    def _accept(self) -> "_End":
+        return _Tunnel(self, Relay(self._numbers, self._given_up)).caller
+
+
+class _Tunnel:
+    """A caller's connection and one to Triton."""
+
+    def __init__(self, fence: GrpcFence, relay: Relay) -> None:
+        self._fence, self._relay = fence, relay
+        self.caller = _End(self._caller_is_here, self._from_caller, self._caller_has_gone)
+        self._triton = _End(self._triton_is_here, self._from_triton, self.close)
+        self.caller.other, self._triton.other = self._triton, self.caller
+        self._connecting: asyncio.Task[None] | None = None
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether its caller waits for an answer, or has not read it."""
+        return self._relay.waiting > 0 or self.caller.is_writing
+
+    def close(self) -> None:
+        """Let go of both."""
+        self._fence.tunnels.discard(self)
+        self.caller.close()
+        self._triton.close()
+
+    def _caller_is_here(self) -> None:
+        if len(self._fence.tunnels) >= MAX_CONNECTIONS or self._fence.is_closing:
+            self.close()
+            return
+        self._fence.tunnels.add(self)
+        self.caller.pause_reading()
+        self._connecting = asyncio.get_running_loop().create_task(self._connect())
+
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.create_connection(lambda: self._triton, LOOPBACK, self._fence.inner)
+        except OSError:  # Triton is not there: whoever asks finds the connection closed, and tries again
+            self.close()
+
+    def _triton_is_here(self) -> None:
+        if self in self._fence.tunnels:
+            self.caller.resume_reading()
+        else:
+            self.close()
+
+    def _from_caller(self, data: bytes) -> None:
+        try:
+            self._triton.write(self._relay.from_caller(data))
+        except Malformed:
+            self._caller_has_gone()
+
+    def _from_triton(self, data: bytes) -> None:
+        try:
+            to_caller, to_triton = self._relay.from_triton(data)
+        except Malformed:
+            self.close()
+            return
+        self.caller.write(to_caller)
+        self._triton.write(to_triton)
+        if self._relay.is_abandoned and self._relay.is_done:
+            self.close()
+
+    def _caller_has_gone(self) -> None:
+        """Take Triton's answers in its place."""
+        if self._relay.is_abandoned:
+            return
+        self._triton.write(self._relay.abandon())
+        self._triton.resume_reading()
+        self.caller.close()
+        if self._relay.is_done:
+            self.close()
+
+
+class _End(asyncio.Protocol):
+    """A connection; where it cannot be written to, nothing is read from the `other`."""
+
+    other: "_End"
+
+    def __init__(self, made: Callable[[], None], received: Callable[[bytes], None], lost: Callable[[], None]) -> None:
+        self._made, self._received, self._lost = made, received, lost
+        self._transport: asyncio.Transport | None = None
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether something has not been taken from it yet."""
+        return self._transport is not None and self._transport.get_write_buffer_size() > 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It is there."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._made()
+
+    def data_received(self, data: bytes) -> None:
+        """Something came."""
+        self._received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has gone."""
+        del exc
+        self._transport = None
+        self._lost()
+
+    def pause_writing(self) -> None:
+        """It takes no more for now."""
+        self.other.pause_reading()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self.other.resume_reading()
+
+    def pause_reading(self) -> None:
+        """Take nothing for now."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on."""
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    def write(self, data: bytes) -> None:
+        """Send it, if there is something to send and somebody to take it."""
+        if data and self._transport is not None:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """When all is sent."""
+        if self._transport is not None:
+            self._transport.close()

@@ -1,0 +1,329 @@
+"""The fence in front of gRPC: what callers do to their calls stays with them, against gRPC's own client and server."""
+
+import itertools
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from hpack import Encoder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tritext import http2
+from tritext.given_up import HEADER, GivenUp
+from tritext.http2 import Malformed, frame, literals
+from tritext.serve.grpc_fence import GrpcFence
+from tritext.serve.grpc_headers import Headers
+from tritext.serve.grpc_relay import Relay
+
+METHOD = "/test.Service/Ask"
+STREAM = "/test.Service/Talk"
+UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+
+
+@dataclass
+class Backend:
+    """A gRPC server that answers `size` bytes for a request of that number, after `go` was set where it says wait."""
+
+    go: threading.Event = field(default_factory=threading.Event)
+    begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    ended: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    cut_off: int = 0  # calls that ended before they were answered
+    seconds_left: list[float] = field(default_factory=list)
+    headers: list[dict[str, str | bytes]] = field(default_factory=list)
+
+    def answer(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        """`request` is "SIZE" or "SIZE wait", and whatever behind a line feed."""
+        self.seconds_left.append(context.time_remaining())
+        self.headers.append(dict(context.invocation_metadata()))
+        size, _, wait = request.partition(b"\n")[0].partition(b" ")
+        self.begun.release()
+        if wait:
+            assert self.go.wait(30)
+        self.cut_off += not context.is_active()
+        self.ended.release()
+        return b"x" * int(size)
+
+    def talk(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        for request in requests:
+            yield self.answer(request, context)
+
+
+@dataclass
+class Place:
+    """A backend, the fence before it, and what the latter noted."""
+
+    backend: Backend
+    fence: GrpcFence
+    address: str
+    given_up: GivenUp
+    inner: int
+
+
+def raw(data: bytes) -> bytes:
+    return data
+
+
+@contextmanager
+def placed(folder: Path, context: ssl.SSLContext | None = None) -> Iterator[Place]:
+    backend = Backend()
+    server = grpc.server(ThreadPoolExecutor(16), options=UNLIMITED)
+    handlers = {
+        "Ask": grpc.unary_unary_rpc_method_handler(backend.answer, raw, raw),
+        "Talk": grpc.stream_stream_rpc_method_handler(backend.talk, raw, raw),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Service", handlers),))
+    inner = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    given_up = GivenUp(folder / "given_up")
+    fence = GrpcFence("127.0.0.1", port, inner, given_up, context)
+    fence.start()
+    try:
+        yield Place(backend, fence, f"127.0.0.1:{port}", given_up, inner)
+    finally:
+        backend.go.set()
+        fence.stop()
+        server.stop(0).wait()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    with placed(tmp_path) as made:
+        yield made
+
+
+@contextmanager
+def calling(place: Place, method: str = METHOD) -> Iterator[Any]:
+    with grpc.insecure_channel(place.address, UNLIMITED) as channel:
+        yield channel.unary_unary(method, raw, raw)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("size", [0, 1, 70_000, 20_000_000])
+def test_messages_of_any_size_go_both_ways(place: Place, size: int) -> None:
+    with calling(place) as ask:
+        assert ask(b"%d\n" % size + b"y" * size, timeout=60) == b"x" * size
+
+
+def test_many_calls_at_once_are_told_apart(place: Place) -> None:
+    with calling(place) as ask, ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(lambda n: ask(b"%d" % (n % 5_000), timeout=60), range(2_000)))
+    assert [len(answer) for answer in answers] == [n % 5_000 for n in range(2_000)]
+    assert len({headers[HEADER] for headers in place.backend.headers}) == 2_000
+
+
+@pytest.mark.parametrize("way", ["cancel", "deadline", "hang up"])
+def test_the_server_does_not_learn_that_a_call_was_given_up(place: Place, way: str) -> None:
+    with calling(place) as ask:
+        future = ask.future(b"100000 wait", timeout=0.5 if way == "deadline" else None)
+        assert place.backend.begun.acquire(timeout=10)
+        if way == "cancel":
+            future.cancel()
+        elif way == "deadline":
+            assert future.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    number = int(place.backend.headers[0][HEADER])
+    until(lambda: number in place.given_up)
+    assert place.fence.answering == 0
+    place.backend.go.set()
+    assert place.backend.ended.acquire(timeout=10)
+    assert place.backend.cut_off == 0
+    assert min(place.backend.seconds_left) > 1e9  # for ever, to gRPC
+    until(lambda: not place.fence.tunnels)
+
+
+def test_calls_that_are_answered_are_not_taken_for_given_up(place: Place) -> None:
+    with calling(place) as ask:
+        for _ in range(20):
+            ask(b"10", timeout=10)
+    until(lambda: not place.fence.tunnels)
+    assert not any(int(headers[HEADER]) in place.given_up for headers in place.backend.headers)
+
+
+def test_who_gives_up_large_answers_leaves_room_for_the_others(place: Place) -> None:
+    """Flow control: 60 MB of answers that nobody takes would fill the connection's window for good."""
+    with calling(place) as ask:
+        for _ in range(60):
+            future = ask.future(b"1000000 wait")
+            assert place.backend.begun.acquire(timeout=10)
+            future.cancel()
+            place.backend.go.set()
+            assert place.backend.ended.acquire(timeout=10)
+            place.backend.go.clear()
+            assert ask(b"2000", timeout=20) == b"x" * 2_000
+            assert place.backend.begun.acquire(timeout=10)
+            assert place.backend.ended.acquire(timeout=10)
+        assert len(ask(b"5000000", timeout=20)) == 5_000_000
+
+
+def test_who_gives_up_in_the_middle_of_an_answer_or_of_a_question(place: Place) -> None:
+    with calling(place) as ask, ThreadPoolExecutor(4) as pool:
+        for delay in (0.0, 0.001, 0.003, 0.01, 0.03) * 6:
+            asked = [ask.future(b"8000000"), ask.future(b"1\n" + b"y" * 8_000_000)]
+            good = pool.submit(ask, b"30000", timeout=30)
+            time.sleep(delay)
+            for future in asked:
+                future.cancel()
+            assert good.result() == b"x" * 30_000
+    until(lambda: not place.fence.tunnels)
+
+
+def test_conversations_are_ended_as_if_all_had_been_said(place: Place) -> None:
+    with grpc.insecure_channel(place.address) as channel:
+        stop = threading.Event()
+
+        def requests() -> Iterator[bytes]:
+            yield b"10"
+            yield b"20 wait"
+            stop.wait(30)
+
+        answers = channel.stream_stream(STREAM, raw, raw)(requests())
+        assert next(answers) == b"x" * 10
+        assert place.backend.begun.acquire(timeout=10)
+        assert place.backend.begun.acquire(timeout=10)
+        answers.cancel()
+        stop.set()
+        until(lambda: int(place.backend.headers[0][HEADER]) in place.given_up)
+        place.backend.go.set()
+        assert place.backend.ended.acquire(timeout=10)
+        assert place.backend.ended.acquire(timeout=10)
+    assert place.backend.cut_off == 0
+
+
+def test_headers_arrive_but_for_a_number_that_is_not_ours(place: Place) -> None:
+    sent = [("authorization", "Bearer " + "k" * 5_000), ("other-bin", b"\x00\xff"), (HEADER, "5")]
+    with calling(place) as ask:
+        ask(b"1", timeout=10, metadata=sent)
+        ask(b"1", timeout=10, metadata=sent)
+    for number, seen in enumerate(place.backend.headers, start=1):
+        assert seen["authorization"] == "Bearer " + "k" * 5_000
+        assert seen["other-bin"] == b"\x00\xff"
+        assert seen[HEADER] == str(number)
+
+
+def test_stop_waits_for_answers_that_somebody_waits_for(place: Place) -> None:
+    with calling(place) as ask:
+        given_up, waited_for = ask.future(b"1 wait"), ask.future(b"3000000 wait")
+        assert place.backend.begun.acquire(timeout=10)
+        assert place.backend.begun.acquire(timeout=10)
+        given_up.cancel()
+        threading.Timer(0.3, place.backend.go.set).start()
+        assert place.fence.stop(patience=20)
+        assert len(waited_for.result()) == 3_000_000
+
+
+def test_stop_says_when_it_cut_somebody_off(place: Place) -> None:
+    with calling(place) as ask:
+        future = ask.future(b"1 wait")
+        assert place.backend.begun.acquire(timeout=10)
+        assert not place.fence.stop(patience=0.1)
+        assert future.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_without_triton_callers_are_sent_away(tmp_path: Path) -> None:
+    with placed(tmp_path) as place:
+        place.fence.inner = 1  # where nobody listens
+        with calling(place) as ask, pytest.raises(grpc.RpcError) as caught:
+            ask(b"1", timeout=10)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        http2.PREFACE[:10] + b"garbage garbage",
+        http2.PREFACE + b"\xff" * 40,
+        http2.PREFACE + frame(http2.HEADERS, http2.END_HEADERS, 1, b""),
+        http2.PREFACE + frame(http2.HEADERS, http2.END_HEADERS | http2.PADDED, 1, b"\xff"),
+        http2.PREFACE + frame(http2.HEADERS, 0, 1, b"") + frame(http2.DATA, 0, 1, b""),
+        http2.PREFACE + frame(http2.CONTINUATION, 0, 1, b""),
+        http2.PREFACE + frame(http2.HEADERS, 0, 1, b"") + frame(http2.CONTINUATION, 0, 1, b"x" * 16_384) * 6,
+    ],
+)
+def test_who_speaks_no_http2_is_hung_up_on(place: Place, said: bytes) -> None:
+    host, port = place.address.split(":")
+    with calling(place) as ask:
+        assert ask(b"1", timeout=10) == b"x"
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(said)
+            while connection.recv(1 << 16):
+                pass
+        assert ask(b"1", timeout=10) == b"x"
+
+
+def test_headers_that_refer_to_earlier_ones_are_understood() -> None:
+    """As callers send them who have not heard yet that nothing is to be remembered."""
+    encoder, headers = Encoder(), Headers()
+    sent = [(":method", "POST"), (":path", "/a/b"), ("x-own", "value"), ("grpc-timeout", "5S")]
+    expected = literals(*sent[:3])
+    blocks = [encoder.encode(sent) for _ in range(3)]
+    assert len(blocks[1]) < len(blocks[0])
+    assert [headers.passed_on(block) for block in blocks] == [expected] * 3
+    encoder.header_table_size = 0
+    for _ in range(3):
+        assert headers.passed_on(encoder.encode(sent)) == expected
+    encoder.header_table_size = 4096
+    assert [headers.passed_on(encoder.encode(sent)) for _ in range(3)] == [expected] * 3
+
+
+FRAMES = st.builds(
+    frame,
+    st.sampled_from(range(12)),
+    st.integers(0, 255),
+    st.sampled_from([0, 1, 3, 5, http2.WIDEST]),
+    st.one_of(st.binary(max_size=40), st.just(literals((":path", "/a"))), st.just(struct.pack(">I", 100))),
+)
+
+
+class Nowhere(GivenUp):
+    """Notes nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def note(self, call: int) -> None:
+        """Nothing."""
+
+
+@settings(max_examples=2_000, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), FRAMES), max_size=30), st.integers(1, 50))
+def test_whatever_comes_is_passed_on_or_refused(sent: list[tuple[bool, bytes]], cut: int) -> None:
+    """In whatever pieces it comes: the same goes on."""
+
+    def passed(pieces: int) -> list[bytes] | None:
+        relay = Relay(itertools.count(1), Nowhere())
+        out = [b"", b""]
+        try:
+            out[0] += relay.from_caller(http2.PREFACE)
+            for is_callers, data in sent:
+                for at in range(0, len(data), pieces):
+                    if is_callers:
+                        out[0] += relay.from_caller(data[at : at + pieces])
+                    else:
+                        to_caller, to_triton = relay.from_triton(data[at : at + pieces])
+                        out = [out[0] + to_triton, out[1] + to_caller]
+        except Malformed:
+            return None
+        relay.abandon()
+        return out
+
+    assert passed(cut) == passed(1 << 20)
