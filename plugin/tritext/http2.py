@@ -14,6 +14,7 @@ WINDOW: Final = 65_535  # of both directions before anybody says otherwise
 WIDEST: Final = 2**31 - 1
 LARGEST_FRAME: Final = 16_384  # before anybody says otherwise
 FRAME: Final = struct.Struct(">BHBBI")  # length in 24 bits, type, flags, stream
+MESSAGE: Final = struct.Struct(">BI")  # gRPC's own prefix: whether it is compressed, length
 
 
 class Malformed(Exception):

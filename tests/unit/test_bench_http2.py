@@ -16,6 +16,7 @@ from tritext.bench.load import REFUSED, Failed
 from tritext.bench.served import METHOD
 from tritext.client.batching import Batch
 from tritext.client.codec import RequestEncoder, decode
+from tritext.http2 import literals
 from tritext.tasks.text_classification import TASK as TEXTS
 
 T = TypeVar("T")

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tritext import http2
+from tritext.contract import MOST_BYTES
 from tritext.given_up import HEADER, GivenUp
 from tritext.http2 import Malformed, frame, literals
 from tritext.serve.grpc_fence import GrpcFence
@@ -174,6 +175,55 @@ def test_who_gives_up_large_answers_leaves_room_for_the_others(place: Place) -> 
         assert len(ask(b"5000000", timeout=20)) == 5_000_000
 
 
+@contextmanager
+def narrow(place: Place) -> Iterator[socket.socket]:
+    """A caller that takes 65,535 bytes, of one answer and of all, and has taken as many of a megabyte on stream 1."""
+    host, port = place.address.split(":")
+    question = struct.pack(">BI", 0, 7) + b"1000000"
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(http2.PREFACE + frame(http2.SETTINGS, 0, 0, b"") + asked(1, question))
+        received(connection, http2.WINDOW)
+        yield connection
+
+
+def asked(stream: int, question: bytes) -> bytes:
+    headers = literals(
+        (":method", "POST"), (":scheme", "http"), (":path", METHOD), (":authority", "here"), ("te", "trailers"),
+        ("content-type", "application/grpc"),
+    )  # fmt: skip
+    return frame(http2.HEADERS, http2.END_HEADERS, stream, headers) + frame(
+        http2.DATA, http2.END_STREAM, stream, question
+    )
+
+
+def received(connection: socket.socket, size: int, stream: int = 1) -> None:
+    """Take frames until there were so many bytes of answers, all on that stream."""
+    frames = http2.Frames()
+    while size:
+        for kind, _, number, whole in frames.read(connection.recv(1 << 16)):
+            if kind == http2.DATA:
+                assert number == stream
+                size -= len(whole) - http2.FRAME.size
+
+
+def test_the_rest_of_an_answer_that_is_given_up_is_taken_in_its_callers_place(place: Place) -> None:
+    with narrow(place) as connection:
+        (tunnel,) = place.fence.tunnels
+        connection.sendall(frame(http2.RST_STREAM, 0, 1, struct.pack(">I", http2.CANCEL)))
+        connection.sendall(frame(http2.WINDOW_UPDATE, 0, 0, struct.pack(">I", http2.WINDOW)))
+        until(lambda: tunnel.relay.is_done)
+        assert tunnel.relay.waiting == 0
+        connection.sendall(asked(3, struct.pack(">BI", 0, 5) + b"60000"))
+        received(connection, 60_005, stream=3)
+
+
+def test_the_rest_of_an_answer_is_taken_when_its_caller_hangs_up(place: Place) -> None:
+    with narrow(place):
+        pass
+    until(lambda: not place.fence.tunnels)
+    assert place.backend.cut_off == 0
+
+
 def test_who_gives_up_in_the_middle_of_an_answer_or_of_a_question(place: Place) -> None:
     with calling(place) as ask, ThreadPoolExecutor(4) as pool:
         for delay in (0.0, 0.001, 0.003, 0.01, 0.03) * 6:
@@ -206,6 +256,50 @@ def test_conversations_are_ended_as_if_all_had_been_said(place: Place) -> None:
         assert place.backend.ended.acquire(timeout=10)
         assert place.backend.ended.acquire(timeout=10)
     assert place.backend.cut_off == 0
+
+
+@pytest.mark.parametrize("size", [MOST_BYTES + 1, MOST_BYTES])
+def test_a_message_may_be_large_but_not_larger(place: Place, size: int) -> None:
+    with calling(place) as ask:
+        if size == MOST_BYTES:
+            assert ask(b"1\n".ljust(size), timeout=60) == b"x"
+            return
+        for _ in range(3):
+            with pytest.raises(grpc.RpcError) as caught:
+                ask(b"1\n".ljust(size), timeout=60)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # type: ignore[attr-defined]
+            assert caught.value.details() == "The message is larger than 64 MiB. Send fewer texts at a time."  # type: ignore[attr-defined]
+            assert ask(b"1\n".ljust(3_000_000), timeout=60) == b"x"
+    assert len(place.backend.headers) == 3
+    until(lambda: not place.fence.tunnels)
+
+
+def test_compressed_messages_are_not_taken(place: Place) -> None:
+    """One of a megabyte can become one of a gigabyte."""
+    with calling(place) as ask:
+        with pytest.raises(grpc.RpcError) as caught:
+            ask(b"1\n".ljust(30_000_000), timeout=60, compression=grpc.Compression.Gzip)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED  # type: ignore[attr-defined]
+        assert "Send it as it is" in caught.value.details()  # type: ignore[attr-defined]
+        assert ask(b"1", timeout=10) == b"x"
+    assert len(place.backend.headers) == 1
+
+
+def test_every_message_of_a_conversation_is_looked_at(place: Place) -> None:
+    answered = threading.Event()
+
+    def requests() -> Iterator[bytes]:
+        yield b"10\n".ljust(40_000)
+        yield b"20"
+        assert answered.wait(10)
+        yield b"30\n".ljust(MOST_BYTES + 1)
+
+    with grpc.insecure_channel(place.address, UNLIMITED) as channel:
+        answers = channel.stream_stream(STREAM, raw, raw)(requests())
+        assert [len(next(answers)) for _ in range(2)] == [10, 20]
+        answered.set()
+        with pytest.raises(grpc.RpcError, match="larger than 64 MiB"):
+            list(answers)
 
 
 def test_headers_arrive_but_for_a_number_that_is_not_ours(place: Place) -> None:
@@ -313,14 +407,11 @@ def test_whatever_comes_is_passed_on_or_refused(sent: list[tuple[bool, bytes]], 
         relay = Relay(itertools.count(1), Nowhere())
         out = [b"", b""]
         try:
-            out[0] += relay.from_caller(http2.PREFACE)
+            relay.from_caller(http2.PREFACE)
             for is_callers, data in sent:
                 for at in range(0, len(data), pieces):
-                    if is_callers:
-                        out[0] += relay.from_caller(data[at : at + pieces])
-                    else:
-                        to_caller, to_triton = relay.from_triton(data[at : at + pieces])
-                        out = [out[0] + to_triton, out[1] + to_caller]
+                    take = relay.from_caller if is_callers else relay.from_triton
+                    out = [so_far + more for so_far, more in zip(out, take(data[at : at + pieces]), strict=True)]
         except Malformed:
             return None
         relay.abandon()

@@ -34,6 +34,7 @@ from tritext.http2 import (
     LARGEST_FRAME,
     MAX_CONCURRENT_STREAMS,
     MAX_FRAME_SIZE,
+    MESSAGE,
     PING,
     PREFACE,
     RST_STREAM,
@@ -47,7 +48,6 @@ from tritext.http2 import (
 )
 
 _OWN_WINDOW: Final = 2**22  # of all streams together, given back when half of it is used
-_MESSAGE: Final = struct.Struct(">BI")  # gRPC's own prefix: not compressed, length
 
 # What a stream's end without an answer means to gRPC ("Errors" in PROTOCOL-HTTP2.md).
 _STATUSES: Final = tuple(REFUSED if code == "UNAVAILABLE" else code for code in BY_CODE)  # who says so is there
@@ -100,7 +100,7 @@ class Connection(asyncio.Protocol):
         """
         if not self.is_open:
             raise Failed("UNAVAILABLE")
-        body = _MESSAGE.pack(0, len(message)) + message
+        body = MESSAGE.pack(0, len(message)) + message
         stream = _Stream(self._loop.create_future(), body, self._loop.time())
         if len(self._streams) < self._most:
             self._begin(stream)
@@ -191,7 +191,7 @@ class Connection(asyncio.Protocol):
         self._streams.pop(stream.number, None)
         if not stream.answer.done():
             if kind is None:
-                stream.answer.set_result(b"".join(stream.body)[_MESSAGE.size :])
+                stream.answer.set_result(b"".join(stream.body)[MESSAGE.size :])
             else:
                 stream.answer.set_exception(Failed(kind))
         while self._waiting and len(self._streams) < self._most and self.is_open:
@@ -274,5 +274,5 @@ def _failure(status: int | None, body: list[bytes]) -> str | None:
     if status:
         return _STATUSES[status]
     raw = b"".join(body)
-    whole = len(raw) >= _MESSAGE.size and _MESSAGE.unpack_from(raw) == (0, len(raw) - _MESSAGE.size)
+    whole = len(raw) >= MESSAGE.size and MESSAGE.unpack_from(raw) == (0, len(raw) - MESSAGE.size)
     return None if whole else "INTERNAL"

@@ -64,7 +64,7 @@ class _Tunnel:
     """A caller's connection and one to Triton."""
 
     def __init__(self, fence: GrpcFence, relay: Relay) -> None:
-        self._fence, self._relay = fence, relay
+        self._fence, self.relay = fence, relay
         self.caller = _End(self._caller_is_here, self._from_caller, self._caller_has_gone)
         self._triton = _End(self._triton_is_here, self._from_triton, self.close)
         self.caller.other, self._triton.other = self._triton, self.caller
@@ -73,7 +73,7 @@ class _Tunnel:
     @property
     def is_answering(self) -> bool:
         """Whether its caller waits for an answer, or has not read it."""
-        return self._relay.waiting > 0 or self.caller.is_writing
+        return self.relay.waiting > 0 or self.caller.is_writing
 
     def close(self) -> None:
         """Let go of both."""
@@ -104,29 +104,30 @@ class _Tunnel:
 
     def _from_caller(self, data: bytes) -> None:
         try:
-            self._triton.write(self._relay.from_caller(data))
+            self._say(*self.relay.from_caller(data))
         except Malformed:
             self._caller_has_gone()
 
     def _from_triton(self, data: bytes) -> None:
         try:
-            to_caller, to_triton = self._relay.from_triton(data)
+            self._say(*self.relay.from_triton(data))
         except Malformed:
             self.close()
-            return
+        if self.relay.is_abandoned and self.relay.is_done:
+            self.close()
+
+    def _say(self, to_caller: bytes, to_triton: bytes) -> None:
         self.caller.write(to_caller)
         self._triton.write(to_triton)
-        if self._relay.is_abandoned and self._relay.is_done:
-            self.close()
 
     def _caller_has_gone(self) -> None:
         """Take Triton's answers in its place."""
-        if self._relay.is_abandoned:
+        if self.relay.is_abandoned:
             return
-        self._triton.write(self._relay.abandon())
+        self._triton.write(self.relay.abandon())
         self._triton.resume_reading()
         self.caller.close()
-        if self._relay.is_done:
+        if self.relay.is_done:
             self.close()
 
 

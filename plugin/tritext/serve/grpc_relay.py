@@ -7,6 +7,7 @@ from typing import Final
 
 from hpack import HPACKError
 
+from tritext.contract import MOST_BYTES
 from tritext.given_up import HEADER, GivenUp
 from tritext.http2 import (
     ACK,
@@ -19,6 +20,8 @@ from tritext.http2 import (
     HEADERS,
     LARGEST_FRAME,
     MAX_FRAME_SIZE,
+    MESSAGE,
+    PADDED,
     PING,
     PREFACE,
     RST_STREAM,
@@ -35,6 +38,9 @@ from tritext.serve.grpc_headers import Headers
 _MOST_HEADERS: Final = 64 << 10  # bytes of a call's
 # The last word on a setting counts: no table of headers, and frames of the usual size.
 _SETTINGS: Final = struct.pack(">HIHI", HEADER_TABLE_SIZE, 0, MAX_FRAME_SIZE, LARGEST_FRAME)
+# Statuses of gRPC, and what to do.
+_COMPRESSED: Final = (12, "A compressed message is not taken. Send it as it is.")
+_TOO_LARGE: Final = (3, f"The message is larger than {MOST_BYTES >> 20} MiB. Send fewer texts at a time.")
 _INCREMENT: Final = struct.Struct(">I")
 
 
@@ -46,6 +52,29 @@ class _Call:
     is_whole: bool
     is_given_up: bool = False
     received: int = 0
+    _prefix: bytes = b""  # as much of a message's as has come
+    _left: int = 0  # bytes of a message that have not come
+
+    def refusal(self, data: bytes) -> tuple[int, str] | None:
+        """A status of gRPC's, and a sentence, where its caller begins a message in `data` that is not taken."""
+        while data:
+            if self._left:
+                size = min(self._left, len(data))
+                self._left -= size
+                data = data[size:]
+                continue
+            size = MESSAGE.size - len(self._prefix)
+            self._prefix += data[:size]
+            data = data[size:]
+            if len(self._prefix) < MESSAGE.size:
+                break
+            is_compressed, self._left = MESSAGE.unpack(self._prefix)
+            self._prefix = b""
+            if is_compressed:
+                return _COMPRESSED
+            if self._left > MOST_BYTES:
+                return _TOO_LARGE
+        return None
 
 
 class Relay:
@@ -63,7 +92,9 @@ class Relay:
         self._block, self._block_of, self._block_flags = b"", 0, 0  # the caller's headers, while they come in parts
         self._dropped = 0  # the stream whose answer's headers come in parts and are left out
         self._received = 0  # as of a call, of all of them
-        self._replies: list[bytes] = []  # to Triton
+        self._to_caller: list[bytes] = []  # what is said besides
+        self._to_triton: list[bytes] = []
+        self._refused: set[int] = set()  # streams whose caller has not ended them
         self.is_abandoned = False
 
     @property
@@ -76,24 +107,28 @@ class Relay:
         """Whether Triton has answered everything."""
         return not self._calls
 
-    def from_caller(self, data: bytes) -> bytes:
-        """What goes to Triton when `data` arrives; http2.Malformed where it is no HTTP/2."""
-        passed = []
+    def from_caller(self, data: bytes) -> tuple[bytes, bytes]:
+        """What goes to the caller and to Triton when `data` arrives; http2.Malformed where it is no HTTP/2."""
         if len(self._preface) < len(PREFACE):
             rest = len(PREFACE) - len(self._preface)
             self._preface += data[:rest]
             if not PREFACE.startswith(self._preface):
                 raise Malformed
-            passed.append(data[:rest])
+            self._to_triton.append(data[:rest])
             data = data[rest:]
-        passed += [self._of_caller(*one) for one in self._frames_of_caller.read(data)]
-        return b"".join(passed)
+        self._to_triton += [self._of_caller(*one) for one in self._frames_of_caller.read(data)]
+        return self._said()
 
     def from_triton(self, data: bytes) -> tuple[bytes, bytes]:
-        """What goes to the caller when `data` arrives, and what back to Triton."""
-        passed = b"".join([self._of_triton(*one) for one in self._frames_of_triton.read(data)])
-        replies, self._replies = self._replies, []
-        return passed, b"".join(replies)
+        """The same for what Triton sends."""
+        self._to_caller += [self._of_triton(*one) for one in self._frames_of_triton.read(data)]
+        return self._said()
+
+    def _said(self) -> tuple[bytes, bytes]:
+        said = b"".join(self._to_caller), b"".join(self._to_triton)
+        self._to_caller.clear()
+        self._to_triton.clear()
+        return said
 
     def abandon(self) -> bytes:
         """The caller has hung up: what goes to Triton."""
@@ -105,17 +140,34 @@ class Relay:
         if self._block_of and (kind, number) != (CONTINUATION, self._block_of):
             raise Malformed
         if kind == DATA:
-            if flags & END_STREAM and (call := self._calls.get(number)):
-                call.is_whole = True
-            return raw
+            return self._asked(flags, number, raw)
         if kind in {HEADERS, CONTINUATION}:
             return self._headers_of_caller(kind, flags, number, raw)
         if kind == RST_STREAM:
+            self._refused.discard(number)
             call = self._calls.get(number)
             return self._give_up(number, call) if call else raw
         if kind == WINDOW_UPDATE:
             return self._widened_by_caller(number, raw)
         return _settings(flags, raw) if kind == SETTINGS else raw if kind == PING else b""
+
+    def _asked(self, flags: int, number: int, raw: bytes) -> bytes:
+        """A part of a call's messages."""
+        if number in self._refused:
+            self._to_caller.append(_widened(0, len(raw) - FRAME.size))
+            if flags & END_STREAM:
+                self._refused.discard(number)
+            return b""
+        call = self._calls.get(number)
+        if call is None:
+            return raw  # Triton has answered already
+        if refusal := call.refusal(bare(flags & PADDED, raw[FRAME.size :])):
+            self._to_caller.append(_widened(0, len(raw) - FRAME.size) + _refused(number, *refusal))
+            if not flags & END_STREAM:
+                self._refused.add(number)
+            return self._give_up(number, call)
+        call.is_whole = bool(flags & END_STREAM)
+        return raw
 
     def _headers_of_caller(self, kind: int, flags: int, number: int, raw: bytes) -> bytes:
         """Nothing before they are complete."""
@@ -170,7 +222,7 @@ class Relay:
     def _of_triton(self, kind: int, flags: int, number: int, raw: bytes) -> bytes:
         if kind in {PING, SETTINGS} and self.is_abandoned:
             if not flags & ACK:
-                self._replies.append(frame(kind, ACK, 0, raw[FRAME.size :] if kind == PING else b""))
+                self._to_triton.append(frame(kind, ACK, 0, raw[FRAME.size :] if kind == PING else b""))
             return b""
         if kind == SETTINGS:
             return _settings(flags, raw)
@@ -196,10 +248,21 @@ class Relay:
             self._received += size
             return raw
         if size:
-            self._replies.append(_widened(0, size) + (b"" if flags & END_STREAM else _widened(number, size)))
+            self._to_triton.append(_widened(0, size) + (b"" if flags & END_STREAM else _widened(number, size)))
         if kind == HEADERS and not flags & END_HEADERS:
             self._dropped = number
         return b""
+
+
+def _refused(stream: int, status: int, sentence: str) -> bytes:
+    """The answer to a call, before it is complete, and that the rest of it is not wanted."""
+    headers = literals(
+        (":status", "200"),
+        ("content-type", "application/grpc"),
+        ("grpc-status", str(status)),
+        ("grpc-message", sentence),
+    )
+    return frame(HEADERS, END_HEADERS | END_STREAM, stream, headers) + frame(RST_STREAM, 0, stream, bytes(4))
 
 
 def _settings(flags: int, raw: bytes) -> bytes:
