@@ -218,18 +218,18 @@ def test_the_client_gets_all_of_it_through_by_trying_again(server: Server, clien
     assert refusals(server, "overload") > before, "there was no overload"
 
 
+def encoded(server: Server) -> float:
+    """Texts that reached the engine."""
+    time.sleep(1.2)  # the counters come late
+    model = committed(server.repository, NAME)
+    assert model is not None
+    return metrics.read(server.metrics_url)["tritext_texts_total", step_name(NAME, "encoder", model.build)]
+
+
 def test_work_whose_deadline_has_passed_is_not_begun(server: Server, client: Client) -> None:
     """A request waits behind others for longer than it has time: its texts never reach the encoder."""
     quietly(client)
-    model = committed(server.repository, NAME)
-    assert model is not None
-    encoder = step_name(NAME, "encoder", model.build)
-
-    def encoded() -> float:
-        time.sleep(1.2)  # the counters come late
-        return metrics.read(server.metrics_url)["tritext_texts_total", encoder]
-
-    before = encoded()
+    before = encoded(server)
     busy = [f"{index} {TEXTS[index % 64]}" * 2 for index in range(128)]
     with ThreadPoolExecutor(1) as threads:
         first = threads.submit(client.classify, NAME, busy, batch_size=128)
@@ -237,7 +237,36 @@ def test_work_whose_deadline_has_passed_is_not_begun(server: Server, client: Cli
         with pytest.raises((DeadlineExceeded, Unavailable)):
             client.classify(NAME, ["late"] * 5, timeout=0.3)
         assert len(first.result()) == 128
-    assert encoded() - before == 128
+    assert encoded(server) - before == 128
+
+
+@pytest.mark.parametrize("way", ["cancel", "deadline", "hang up"])
+def test_work_that_nobody_waits_for_any_more_is_not_begun(server: Server, client: Client, way: str) -> None:
+    """Of a client that knows nothing of ours; another one's request, which has the same id, is answered."""
+    quietly(client)
+    before = encoded(server)
+    request = RequestEncoder(NAME, {}).encode(Batch(0, [b"late"] * 5))
+    request.id = "the same"
+    model = committed(server.repository, NAME)
+    assert model is not None
+    (encoder,) = stubs_of(server, step_name(NAME, "encoder", model.build))
+    os.kill(encoder, signal.SIGSTOP)
+    try:
+        with wire.open_channel(grpc, server.grpc_url, None) as other:
+            with wire.open_channel(grpc, server.grpc_url, None) as channel:
+                given_up = wire.stub(channel).ModelInfer.future(request, timeout=0.3 if way == "deadline" else None)
+                kept = wire.stub(other).ModelInfer.future(request, timeout=30)
+                time.sleep(0.2)
+                if way == "cancel":
+                    given_up.cancel()
+                elif way == "deadline":
+                    assert given_up.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            time.sleep(0.1)
+            os.kill(encoder, signal.SIGCONT)
+            assert kept.result().outputs
+    finally:
+        os.kill(encoder, signal.SIGCONT)
+    assert encoded(server) - before == 5
 
 
 def test_a_killed_encoder_leaves_no_budget_eaten(server: Server, client: Client) -> None:

@@ -139,6 +139,7 @@ class _End(asyncio.Protocol):
     def __init__(self, made: Callable[[], None], received: Callable[[bytes], None], lost: Callable[[], None]) -> None:
         self._made, self._received, self._lost = made, received, lost
         self._transport: asyncio.Transport | None = None
+        self._early = b""
 
     @property
     def is_writing(self) -> bool:
@@ -149,6 +150,7 @@ class _End(asyncio.Protocol):
         """It is there."""
         self._transport = cast("asyncio.Transport", transport)
         self._made()
+        self.write(self._early)
 
     def data_received(self, data: bytes) -> None:
         """Something came."""
@@ -180,7 +182,9 @@ class _End(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send it, if there is something to send and somebody to take it."""
-        if data and self._transport is not None:
+        if self._transport is None:
+            self._early += data
+        elif data:
             self._transport.write(data)
 
     def close(self) -> None:
