@@ -1,5 +1,6 @@
 """The fence in front of gRPC: what callers do to their calls stays with them, against gRPC's own client and server."""
 
+import contextlib
 import itertools
 import socket
 import ssl
@@ -411,10 +412,64 @@ def test_whatever_comes_is_passed_on_or_refused(sent: list[tuple[bool, bytes]], 
             for is_callers, data in sent:
                 for at in range(0, len(data), pieces):
                     take = relay.from_caller if is_callers else relay.from_triton
-                    out = [so_far + more for so_far, more in zip(out, take(data[at : at + pieces]), strict=True)]
+                    take(data[at : at + pieces])
+                    out = [so_far + more for so_far, more in zip(out, relay.said(), strict=True)]
         except Malformed:
             return None
         relay.abandon()
         return out
 
     assert passed(cut) == passed(1 << 20)
+
+
+PARTS = st.one_of(
+    FRAMES,
+    st.builds(frame, st.just(http2.WINDOW_UPDATE), st.just(0), st.sampled_from([0, 1, 3]), st.binary(min_size=4, max_size=4)),
+    st.builds(frame, st.just(http2.SETTINGS), st.sampled_from([0, 1]), st.just(0), st.binary(min_size=6, max_size=6)),
+    st.builds(frame, st.just(http2.PING), st.sampled_from([0, 1]), st.just(0), st.just(bytes(8))),
+    st.builds(frame, st.just(http2.RST_STREAM), st.just(0), st.sampled_from([1, 3, 5]), st.just(bytes(4))),
+    st.builds(
+        frame, st.just(http2.DATA), st.sampled_from([0, 1, 8]), st.sampled_from([1, 3, 5, 7]), st.binary(max_size=20)
+    ),
+    st.builds(
+        lambda stream, name, value, flags: frame(http2.HEADERS, http2.END_HEADERS | flags, stream, literals((name, value))),
+        st.sampled_from([3, 5, 7, 9]), st.binary(max_size=8), st.binary(max_size=8), st.sampled_from([0, 1]),
+    ),
+    st.just(frame(http2.PING, 0, 0, bytes(8)) * 500),
+    st.just(frame(http2.SETTINGS, 0, 0, b"") * 60),
+    st.just(frame(http2.WINDOW_UPDATE, 0, 0, b"\x7f\xff\xff\xff") * 2),
+    st.builds(lambda stream: asked(stream, b"\0\0\0\0\x011"), st.sampled_from([3, 5, 7, 9])),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with placed(tmp_path_factory.mktemp("fence")) as made:
+        yield made
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(PARTS, max_size=12))
+def test_whatever_a_caller_sends_the_server_goes_on_with_the_call_it_has(shared: Place, sent: list[bytes]) -> None:
+    """A connection that the server finds unsound would end, and its calls with it."""
+    backend = shared.backend
+    backend.go.clear()
+    host, port = shared.address.split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        question = struct.pack(">BI", 0, 6) + b"1 wait"
+        connection.sendall(http2.PREFACE + frame(http2.SETTINGS, 0, 0, b"") + asked(1, question))
+        assert backend.begun.acquire(timeout=10)
+        with contextlib.suppress(OSError):  # it has hung up on us
+            for part in sent:
+                connection.sendall(part)
+            connection.settimeout(0.02)
+            while connection.recv(1 << 16):
+                pass
+        backend.go.set()
+        assert backend.ended.acquire(timeout=10)
+    assert backend.cut_off == 0
+    until(lambda: not shared.fence.tunnels)
+    while backend.begun.acquire(blocking=False):
+        pass
+    while backend.ended.acquire(blocking=False):
+        pass

@@ -2,11 +2,12 @@
 
 Triton 2.51 may lose others' answers, or crash, where a call ends while it works on it (its issue 7368): reset by its
 caller, overdue, or because the connection breaks. So it never learns of that. Each caller's connection has one of its
-own to Triton, and all frames go through, but for these:
+own to Triton, and frames go through if they are sound, but for these:
 
 - A reset stays here. The request is ended where it was not yet whole, and the answer is taken in the caller's place.
 - Deadlines (`grpc-timeout`) are taken out: gRPC would end the call by itself. A caller resets it at its deadline.
-- When a caller hangs up, the connection to Triton stays until all is answered.
+- When a caller hangs up, or sends what is not sound, the connection to Triton stays until all is answered.
+- Either side's pings are answered here: Triton ends a connection with too many of them.
 
 Work that nobody waits for is not begun all the same: the steps look into a table of such calls (`tritext.given_up`).
 Both sides are told not to remember headers, so that those of one call can be changed, or left out, by themselves.
@@ -25,6 +26,8 @@ from tritext.serve.endpoints import LOOPBACK
 from tritext.serve.grpc_relay import Relay
 
 MAX_CONNECTIONS: Final = 2000
+_FAREWELL: Final = 30.0  # seconds
+_MOST_UNSENT: Final = 8 << 20  # bytes to a caller who reads nothing and asks on
 
 
 class GrpcFence(Doorway):
@@ -73,7 +76,7 @@ class _Tunnel:
     @property
     def is_answering(self) -> bool:
         """Whether its caller waits for an answer, or has not read it."""
-        return self.relay.waiting > 0 or self.caller.is_writing
+        return self.relay.waiting > 0 or self.caller.unsent > 0
 
     def close(self) -> None:
         """Let go of both."""
@@ -104,31 +107,38 @@ class _Tunnel:
 
     def _from_caller(self, data: bytes) -> None:
         try:
-            self._say(*self.relay.from_caller(data))
+            self.relay.from_caller(data)
         except Malformed:
             self._caller_has_gone()
+        else:
+            self._say()
 
     def _from_triton(self, data: bytes) -> None:
         try:
-            self._say(*self.relay.from_triton(data))
+            self.relay.from_triton(data)
         except Malformed:
             self.close()
-        if self.relay.is_abandoned and self.relay.is_done:
-            self.close()
-
-    def _say(self, to_caller: bytes, to_triton: bytes) -> None:
-        self.caller.write(to_caller)
-        self._triton.write(to_triton)
+        else:
+            self._say()
 
     def _caller_has_gone(self) -> None:
         """Take Triton's answers in its place."""
+        if not self.relay.is_abandoned:
+            self.relay.abandon()
+            self._say()
+            self._triton.resume_reading()
+
+    def _say(self) -> None:
+        """Pass on what there is; let go of whom nothing more is to be said to."""
+        to_caller, to_triton = self.relay.said()
+        self.caller.write(to_caller)
+        self._triton.write(to_triton)
         if self.relay.is_abandoned:
-            return
-        self._triton.write(self.relay.abandon())
-        self._triton.resume_reading()
-        self.caller.close()
-        if self.relay.is_done:
-            self.close()
+            self.caller.abort()
+            if self.relay.is_done:
+                self.close()
+        elif self.caller.unsent > _MOST_UNSENT:
+            self._caller_has_gone()
 
 
 class _End(asyncio.Protocol):
@@ -139,18 +149,19 @@ class _End(asyncio.Protocol):
     def __init__(self, made: Callable[[], None], received: Callable[[bytes], None], lost: Callable[[], None]) -> None:
         self._made, self._received, self._lost = made, received, lost
         self._transport: asyncio.Transport | None = None
-        self._early = b""
+        self._early: list[bytes] | None = []  # None once it is there
 
     @property
-    def is_writing(self) -> bool:
-        """Whether something has not been taken from it yet."""
-        return self._transport is not None and self._transport.get_write_buffer_size() > 0
+    def unsent(self) -> int:
+        """Bytes that wait to be taken."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It is there."""
         self._transport = cast("asyncio.Transport", transport)
         self._made()
-        self.write(self._early)
+        early, self._early = self._early or [], None
+        self.write(b"".join(early))
 
     def data_received(self, data: bytes) -> None:
         """Something came."""
@@ -181,13 +192,19 @@ class _End(asyncio.Protocol):
             self._transport.resume_reading()
 
     def write(self, data: bytes) -> None:
-        """Send it, if there is something to send and somebody to take it."""
-        if self._transport is None:
-            self._early += data
-        elif data:
+        """Send it, once it is there and while it is."""
+        if self._early is not None:
+            self._early.append(data)
+        elif data and self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
     def close(self) -> None:
-        """When all is sent."""
-        if self._transport is not None:
+        """When all is sent, or when that takes too long."""
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.close()
+            asyncio.get_running_loop().call_later(_FAREWELL, self._transport.abort)
+
+    def abort(self) -> None:
+        """Now."""
+        if self._transport is not None:
+            self._transport.abort()

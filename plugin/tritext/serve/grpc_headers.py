@@ -2,10 +2,10 @@
 
 from typing import Final
 
-from hpack import Decoder
+from hpack import Decoder, HPACKError
 
 from tritext.given_up import HEADER
-from tritext.http2 import literals
+from tritext.http2 import Malformed, literals
 
 _REMEMBERED: Final = 256  # blocks; callers send the same few again and again
 _LEFT_OUT: Final = frozenset((b"grpc-timeout", HEADER.encode()))
@@ -22,12 +22,15 @@ class Headers:
     def passed_on(self, block: bytes) -> bytes:
         """The headers in `block` for Triton, but for the call's deadline, in a block that refers to no other.
 
-        Raises hpack.HPACKError where it is not legible.
+        http2.Malformed where it is not legible.
         """
         if (known := self._known.get(block)) is not None:
             return known
-        stands_alone = self._decoder.header_table_size == 0 and block[0] & 0xE0 != _SIZE_UPDATE
-        headers = self._decoder.decode(block, raw=True)
+        stands_alone = self._decoder.header_table_size == 0 and block[:1] and block[0] & 0xE0 != _SIZE_UPDATE
+        try:
+            headers = self._decoder.decode(block, raw=True)
+        except HPACKError as error:
+            raise Malformed from error
         passed = literals(*((name, value) for name, value in headers if name.lower() not in _LEFT_OUT))
         if stands_alone:
             if len(self._known) >= _REMEMBERED:

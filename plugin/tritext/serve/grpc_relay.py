@@ -5,19 +5,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from hpack import HPACKError
-
 from tritext.contract import MOST_BYTES
 from tritext.given_up import HEADER, GivenUp
 from tritext.http2 import (
     ACK,
     CONTINUATION,
     DATA,
+    ENABLE_PUSH,
     END_HEADERS,
     END_STREAM,
     FRAME,
     HEADER_TABLE_SIZE,
     HEADERS,
+    INITIAL_WINDOW_SIZE,
     LARGEST_FRAME,
     MAX_FRAME_SIZE,
     MESSAGE,
@@ -26,6 +26,8 @@ from tritext.http2 import (
     PREFACE,
     RST_STREAM,
     SETTINGS,
+    WIDEST,
+    WINDOW,
     WINDOW_UPDATE,
     Frames,
     Malformed,
@@ -42,13 +44,22 @@ _SETTINGS: Final = struct.pack(">HIHI", HEADER_TABLE_SIZE, 0, MAX_FRAME_SIZE, LA
 _COMPRESSED: Final = (12, "A compressed message is not taken. Send it as it is.")
 _TOO_LARGE: Final = (3, f"The message is larger than {MOST_BYTES >> 20} MiB. Send fewer texts at a time.")
 _INCREMENT: Final = struct.Struct(">I")
+_SETTING: Final = struct.Struct(">HI")
+# The least and the most that a setting may be; of the others, anything.
+_RANGES: Final = {ENABLE_PUSH: (0, 1), INITIAL_WINDOW_SIZE: (0, WIDEST), MAX_FRAME_SIZE: (LARGEST_FRAME, 2**24 - 1)}
+
+
+# How long a frame is, where that is fixed.
+_SIZES: Final = {RST_STREAM: 4, WINDOW_UPDATE: 4, PING: 8}
+_MOST_UNANSWERED: Final = 100  # settings of the caller's
 
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """`received`: bytes of its answer for which its caller has not made room again."""
+    """`room`: bytes that its caller may send; `received`: of its answer, for which no room has been made again."""
 
     number: int
+    room: int
     is_whole: bool
     is_given_up: bool = False
     received: int = 0
@@ -80,35 +91,47 @@ class _Call:
 class Relay:
     """One caller's connection, and the one to Triton that carries its calls.
 
-    `numbers` gives each call one of its own; what is given up is noted in `given_up`.
+    `numbers` gives each call one of its own; what is given up is noted in `given_up`. Whatever the caller sends, Triton
+    gets what is sound: it would end a connection otherwise, and with it calls that it works on.
     """
 
     def __init__(self, numbers: Iterator[int], given_up: GivenUp) -> None:
         self._numbers, self._given_up = numbers, given_up
         self._headers = Headers()
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, _Call] = {}  # that Triton has not answered, by their streams
+        self._last = 0  # stream
         self._preface = b""
         self._frames_of_caller, self._frames_of_triton = Frames(), Frames()
         self._block, self._block_of, self._block_flags = b"", 0, 0  # the caller's headers, while they come in parts
         self._dropped = 0  # the stream whose answer's headers come in parts and are left out
-        self._received = 0  # as of a call, of all of them
-        self._to_caller: list[bytes] = []  # what is said besides
+        self._room, self._received = WINDOW, 0  # as of a call, of all of them
+        self._calls_room, self._answers_room = WINDOW, WINDOW  # that each begins with
+        self._unanswered_of_caller, self._unanswered_of_triton = 0, 0  # settings
+        self._to_caller: list[bytes] = []
         self._to_triton: list[bytes] = []
-        self._refused: set[int] = set()  # streams whose caller has not ended them
         self.is_abandoned = False
 
     @property
     def waiting(self) -> int:
         """Calls whose answer somebody waits for."""
-        return 0 if self.is_abandoned else sum(not call.is_given_up for call in self._calls.values())
+        if self.is_abandoned:
+            return 0
+        return sum([call.is_whole and not call.is_given_up for call in self._calls.values()])
 
     @property
     def is_done(self) -> bool:
         """Whether Triton has answered everything."""
         return not self._calls
 
-    def from_caller(self, data: bytes) -> tuple[bytes, bytes]:
-        """What goes to the caller and to Triton when `data` arrives; http2.Malformed where it is no HTTP/2."""
+    def said(self) -> tuple[bytes, bytes]:
+        """What goes to the caller and to Triton by now."""
+        said = b"".join(self._to_caller), b"".join(self._to_triton)
+        self._to_caller.clear()
+        self._to_triton.clear()
+        return said
+
+    def from_caller(self, data: bytes) -> None:
+        """`data` arrived; http2.Malformed where that is no sound HTTP/2, and the caller is to be hung up on."""
         if len(self._preface) < len(PREFACE):
             rest = len(PREFACE) - len(self._preface)
             self._preface += data[:rest]
@@ -116,58 +139,63 @@ class Relay:
                 raise Malformed
             self._to_triton.append(data[:rest])
             data = data[rest:]
-        self._to_triton += [self._of_caller(*one) for one in self._frames_of_caller.read(data)]
-        return self._said()
+        for one in self._frames_of_caller.read(data):
+            self._to_triton.append(self._of_caller(*one))
 
-    def from_triton(self, data: bytes) -> tuple[bytes, bytes]:
-        """The same for what Triton sends."""
-        self._to_caller += [self._of_triton(*one) for one in self._frames_of_triton.read(data)]
-        return self._said()
+    def from_triton(self, data: bytes) -> None:
+        """`data` arrived."""
+        for one in self._frames_of_triton.read(data):
+            self._to_caller.append(self._of_triton(*one))
 
-    def _said(self) -> tuple[bytes, bytes]:
-        said = b"".join(self._to_caller), b"".join(self._to_triton)
-        self._to_caller.clear()
-        self._to_triton.clear()
-        return said
-
-    def abandon(self) -> bytes:
-        """The caller has hung up: what goes to Triton."""
+    def abandon(self) -> None:
+        """The caller has hung up."""
         self.is_abandoned = True
-        said = [self._give_up(number, call) for number, call in self._calls.items()]
-        return b"".join((*said, _widened(0, self._received)))
+        self._to_triton += [self._give_up(number, call) for number, call in self._calls.items()]
+        self._to_triton.append(_widened(0, self._received))
 
     def _of_caller(self, kind: int, flags: int, number: int, raw: bytes) -> bytes:
+        """What goes to Triton in the place of one frame."""
+        size = len(raw) - FRAME.size
         if self._block_of and (kind, number) != (CONTINUATION, self._block_of):
+            raise Malformed
+        if size != _SIZES.get(kind, size):
             raise Malformed
         if kind == DATA:
             return self._asked(flags, number, raw)
         if kind in {HEADERS, CONTINUATION}:
             return self._headers_of_caller(kind, flags, number, raw)
-        if kind == RST_STREAM:
-            self._refused.discard(number)
-            call = self._calls.get(number)
-            return self._give_up(number, call) if call else raw
         if kind == WINDOW_UPDATE:
             return self._widened_by_caller(number, raw)
-        return _settings(flags, raw) if kind == SETTINGS else raw if kind == PING else b""
+        if kind == RST_STREAM:
+            return self._reset(number)
+        if kind == SETTINGS:
+            return self._settings_of_caller(flags, raw)
+        if kind == PING and not flags & ACK:
+            self._to_caller.append(frame(PING, ACK, 0, raw[FRAME.size :]))
+        return b""
 
     def _asked(self, flags: int, number: int, raw: bytes) -> bytes:
         """A part of a call's messages."""
-        if number in self._refused:
-            self._to_caller.append(_widened(0, len(raw) - FRAME.size))
-            if flags & END_STREAM:
-                self._refused.discard(number)
-            return b""
+        self._check_begun(number)
+        size = len(raw) - FRAME.size
         call = self._calls.get(number)
-        if call is None:
-            return raw  # Triton has answered already
+        if call is None or call.is_given_up:  # it has its answer already
+            self._to_caller.append(_widened(0, size))
+            return b""
+        self._room -= size
+        call.room -= size
+        if call.is_whole or self._room < 0 or call.room < 0:
+            raise Malformed
         if refusal := call.refusal(bare(flags & PADDED, raw[FRAME.size :])):
-            self._to_caller.append(_widened(0, len(raw) - FRAME.size) + _refused(number, *refusal))
-            if not flags & END_STREAM:
-                self._refused.add(number)
+            self._room += size
+            self._to_caller.append(_widened(0, size) + _refused(number, *refusal))
             return self._give_up(number, call)
         call.is_whole = bool(flags & END_STREAM)
         return raw
+
+    def _check_begun(self, number: int) -> None:
+        if not number % 2 or number > self._last:
+            raise Malformed
 
     def _headers_of_caller(self, kind: int, flags: int, number: int, raw: bytes) -> bytes:
         """Nothing before they are complete."""
@@ -176,29 +204,33 @@ class Relay:
                 raise Malformed
             self._block += raw[FRAME.size :]
         else:
-            if not number or number in self._calls:
+            if not number % 2 or number <= self._last:
                 raise Malformed
+            self._last = number
             self._block, self._block_of, self._block_flags = bare(flags, raw[FRAME.size :]), number, flags
         return self._opened() if flags & END_HEADERS else b""
 
     def _opened(self) -> bytes:
         """A call begins, with the headers that have come."""
-        stream, block, flags = self._block_of, self._block, self._block_flags & END_STREAM
+        stream, block, end = self._block_of, self._block, self._block_flags & END_STREAM
         self._block, self._block_of = b"", 0
-        try:
-            passed = self._headers.passed_on(block)
-        except (HPACKError, IndexError) as error:
-            raise Malformed from error
-        call = _Call(next(self._numbers), bool(flags))
+        passed = self._headers.passed_on(block)
+        call = _Call(next(self._numbers), self._calls_room, bool(end))
         self._calls[stream] = call
         passed += literals((HEADER, str(call.number)))
-        parts = [passed[at : at + LARGEST_FRAME] for at in range(0, len(passed), LARGEST_FRAME)]
-        kinds = [HEADERS, *[CONTINUATION] * (len(parts) - 1)]
-        ends = [0] * (len(parts) - 1) + [END_HEADERS]
-        return b"".join(
-            frame(kind, end | (flags if kind == HEADERS else 0), stream, part)
-            for kind, end, part in zip(kinds, ends, parts, strict=True)
-        )
+        if len(passed) <= LARGEST_FRAME:
+            return frame(HEADERS, END_HEADERS | end, stream, passed)
+        head, rest = passed[:LARGEST_FRAME], passed[LARGEST_FRAME:]
+        parts = [frame(HEADERS, end, stream, head)]
+        while rest:
+            head, rest = rest[:LARGEST_FRAME], rest[LARGEST_FRAME:]
+            parts.append(frame(CONTINUATION, 0 if rest else END_HEADERS, stream, head))
+        return b"".join(parts)
+
+    def _reset(self, number: int) -> bytes:
+        self._check_begun(number)
+        call = self._calls.get(number)
+        return self._give_up(number, call) if call else b""
 
     def _give_up(self, stream: int, call: _Call) -> bytes:
         """Nobody waits for that call any more: it is ended as if all had been sent, and room made for its answer."""
@@ -210,42 +242,97 @@ class Relay:
         return end + _widened(stream, call.received)
 
     def _widened_by_caller(self, number: int, raw: bytes) -> bytes:
-        more = int.from_bytes(raw[FRAME.size :], "big")
+        """Room for more of an answer, or of all: never more than there can be."""
+        more = int.from_bytes(raw[FRAME.size :], "big") & WIDEST
+        if not more:
+            raise Malformed
         if not number:
             self._received -= more
-        elif call := self._calls.get(number):
-            if call.is_given_up:
-                return b""
-            call.received -= more
+            if WINDOW - self._received > WIDEST:
+                raise Malformed
+            return raw
+        self._check_begun(number)
+        call = self._calls.get(number)
+        if call is None or call.is_given_up:
+            return b""
+        call.received -= more
+        if self._answers_room - call.received > WIDEST:
+            raise Malformed
         return raw
 
+    def _settings_of_caller(self, flags: int, raw: bytes) -> bytes:
+        """With ours as the last word; Malformed where Triton would not take them."""
+        payload = raw[FRAME.size :]
+        if flags & ACK:
+            self._unanswered_of_triton -= 1
+            if payload or self._unanswered_of_triton < 0:
+                raise Malformed
+            return frame(SETTINGS, ACK, 0, b"")
+        self._unanswered_of_caller += 1
+        if self._unanswered_of_caller > _MOST_UNANSWERED:
+            raise Malformed
+        for name, value in _settings(payload):
+            least, most = _RANGES.get(name, (0, value))
+            if not least <= value <= most:
+                raise Malformed
+            if name == INITIAL_WINDOW_SIZE:
+                self._answers_room = value
+                if any(value - call.received > WIDEST for call in self._calls.values()):
+                    raise Malformed
+        return frame(SETTINGS, 0, 0, payload + _SETTINGS)
+
     def _of_triton(self, kind: int, flags: int, number: int, raw: bytes) -> bytes:
-        if kind in {PING, SETTINGS} and self.is_abandoned:
+        """What goes to the caller in the place of one frame."""
+        if kind == PING:
             if not flags & ACK:
-                self._to_triton.append(frame(kind, ACK, 0, raw[FRAME.size :] if kind == PING else b""))
+                self._to_triton.append(frame(PING, ACK, 0, raw[FRAME.size :]))
             return b""
         if kind == SETTINGS:
-            return _settings(flags, raw)
+            return self._settings_of_triton(flags, raw)
+        if kind == WINDOW_UPDATE:
+            return self._widened_by_triton(number, raw)
         if kind == CONTINUATION:
-            dropped = number == self._dropped
+            is_dropped = number == self._dropped
             if flags & END_HEADERS:
                 self._dropped = 0
-            return b"" if dropped else raw
-        if not number:
+            return b"" if is_dropped else raw
+        return self._answered(kind, flags, number, raw) if number else raw
+
+    def _settings_of_triton(self, flags: int, raw: bytes) -> bytes:
+        if flags & ACK:
+            self._unanswered_of_caller -= 1
             return raw
-        return self._answered(kind, flags, number, raw)
+        if self.is_abandoned:
+            self._to_triton.append(frame(SETTINGS, ACK, 0, b""))
+            return b""
+        payload = raw[FRAME.size :]
+        for name, value in _settings(payload):
+            # Less room holds only from the time when the caller has heard of it.
+            if name == INITIAL_WINDOW_SIZE and value > self._calls_room:
+                for call in self._calls.values():
+                    call.room += value - self._calls_room
+                self._calls_room = value
+        self._unanswered_of_triton += 1
+        return frame(SETTINGS, 0, 0, payload + _SETTINGS)
+
+    def _widened_by_triton(self, number: int, raw: bytes) -> bytes:
+        more = int.from_bytes(raw[FRAME.size :], "big") & WIDEST
+        if not number:
+            self._room += more
+        elif call := self._calls.get(number):
+            call.room += more
+        return raw
 
     def _answered(self, kind: int, flags: int, number: int, raw: bytes) -> bytes:
         """A frame of an answer."""
         call = self._calls.get(number)
         if kind == RST_STREAM or (kind in {HEADERS, DATA} and flags & END_STREAM):
             self._calls.pop(number, None)
-        if call is None:
-            return b"" if self.is_abandoned else raw
         size = len(raw) - FRAME.size if kind == DATA else 0
-        if not call.is_given_up:
-            call.received += size
+        if call is None or not call.is_given_up:
             self._received += size
+            if call is not None:
+                call.received += size
             return raw
         if size:
             self._to_triton.append(_widened(0, size) + (b"" if flags & END_STREAM else _widened(number, size)))
@@ -265,9 +352,11 @@ def _refused(stream: int, status: int, sentence: str) -> bytes:
     return frame(HEADERS, END_HEADERS | END_STREAM, stream, headers) + frame(RST_STREAM, 0, stream, bytes(4))
 
 
-def _settings(flags: int, raw: bytes) -> bytes:
-    """Those of one side for the other."""
-    return raw if flags & ACK else frame(SETTINGS, 0, 0, raw[FRAME.size :] + _SETTINGS)
+def _settings(payload: bytes) -> Iterator[tuple[int, int]]:
+    """Names and values."""
+    if len(payload) % _SETTING.size:
+        raise Malformed
+    return _SETTING.iter_unpack(payload)
 
 
 def _widened(stream: int, size: int) -> bytes:
