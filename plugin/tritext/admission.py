@@ -93,7 +93,7 @@ class Board:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         weakref.finalize(self, os.close, self._file)
         size = _SLOTS * _FIELDS * 8
-        os.ftruncate(self._file, size)
+        os.posix_fallocate(self._file, 0, size)  # a full disk is an error here, and not when it is used
         values = memoryview(mmap.mmap(self._file, size)).cast("d")
         self._slots = [values[begin : begin + _FIELDS] for begin in range(0, _SLOTS * _FIELDS, _FIELDS)]
 

@@ -24,7 +24,7 @@ class Deadlines:
     def __init__(self, path: Path) -> None:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            os.ftruncate(file, _PLACES * _BYTES)
+            os.posix_fallocate(file, 0, _PLACES * _BYTES)
             memory = memoryview(mmap.mmap(file, _PLACES * _BYTES))
         finally:
             os.close(file)

@@ -37,7 +37,7 @@ class GivenUp:
     def __init__(self, table: Path) -> None:
         file = os.open(table, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            os.ftruncate(file, _PLACES * _BYTES)
+            os.posix_fallocate(file, 0, _PLACES * _BYTES)  # a full disk is an error here, and not when it is used
             self._calls = memoryview(mmap.mmap(file, _PLACES * _BYTES)).cast("Q")
         finally:
             os.close(file)

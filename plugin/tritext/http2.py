@@ -32,7 +32,11 @@ def bare(flags: int, payload: bytes) -> bytes:
         if not payload or payload[0] >= len(payload):
             raise Malformed
         payload = payload[1 : len(payload) - payload[0]]
-    return payload[5:] if flags & PRIORITY else payload
+    if flags & PRIORITY:
+        if len(payload) < 5:
+            raise Malformed
+        payload = payload[5:]
+    return payload
 
 
 def literals(*headers: tuple[str | bytes, str | bytes]) -> bytes:

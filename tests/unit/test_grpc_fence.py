@@ -1,7 +1,9 @@
 """The fence in front of gRPC: what callers do to their calls stays with them, against gRPC's own client and server."""
 
 import contextlib
+import errno
 import itertools
+import os
 import socket
 import ssl
 import struct
@@ -20,10 +22,14 @@ from hpack import Encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from certificates import Authority
 from tritext import http2
 from tritext.contract import MOST_BYTES
+from tritext.errors import ServeError
 from tritext.given_up import HEADER, GivenUp
 from tritext.http2 import Malformed, frame, literals
+from tritext.serve.endpoints import claim
+from tritext.serve.fences import start_fences
 from tritext.serve.grpc_fence import GrpcFence
 from tritext.serve.grpc_headers import Headers
 from tritext.serve.grpc_relay import Relay
@@ -77,7 +83,7 @@ def raw(data: bytes) -> bytes:
 
 
 @contextmanager
-def placed(folder: Path, context: ssl.SSLContext | None = None) -> Iterator[Place]:
+def placed(folder: Path, context: ssl.SSLContext | None = None, address: str = "127.0.0.1") -> Iterator[Place]:
     backend = Backend()
     server = grpc.server(ThreadPoolExecutor(16), options=UNLIMITED)
     handlers = {
@@ -91,7 +97,7 @@ def placed(folder: Path, context: ssl.SSLContext | None = None) -> Iterator[Plac
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     given_up = GivenUp(folder / "given_up")
-    fence = GrpcFence("127.0.0.1", port, inner, given_up, context)
+    fence = GrpcFence(address, port, inner, given_up, context)
     fence.start()
     try:
         yield Place(backend, fence, f"127.0.0.1:{port}", given_up, inner)
@@ -333,6 +339,64 @@ def test_stop_says_when_it_cut_somebody_off(place: Place) -> None:
         assert future.code() is grpc.StatusCode.UNAVAILABLE
 
 
+def test_stop_waits_for_whoever_reads_slowly_over_tls(tmp_path: Path) -> None:
+    """What TLS has encrypted is not sent yet."""
+    own = Authority(tmp_path).own
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own.certificate, own.key)
+    context.set_alpn_protocols(["h2"])
+    trusting = ssl.create_default_context(cafile=str(own.certificate))
+    trusting.check_hostname = False
+    with placed(tmp_path, context) as place:
+        host, port = place.address.split(":")
+        stopped: list[bool] = []
+        plain = socket.create_connection((host, int(port)), timeout=10)
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+        with trusting.wrap_socket(plain) as caller:
+            wide = struct.pack(">HI", http2.INITIAL_WINDOW_SIZE, http2.WIDEST)
+            caller.sendall(http2.PREFACE + frame(http2.SETTINGS, 0, 0, wide))
+            caller.sendall(frame(http2.WINDOW_UPDATE, 0, 0, struct.pack(">I", 1 << 30)))
+            caller.sendall(asked(1, struct.pack(">BI", 0, 7) + b"3000000"))
+            assert place.backend.ended.acquire(timeout=10)
+            stopping = threading.Thread(target=lambda: stopped.append(place.fence.stop(patience=20)))
+            stopping.start()
+            time.sleep(0.3)
+            received(caller, 3_000_005)
+        stopping.join()
+    assert stopped == [True]
+
+
+def test_an_address_of_both_kinds_answers_both(tmp_path: Path) -> None:
+    with placed(tmp_path, address="::") as place:
+        port = place.address.rpartition(":")[2]
+        for host in ("127.0.0.1", "[::1]"):
+            with grpc.insecure_channel(f"{host}:{port}") as channel:
+                assert channel.unary_unary(METHOD, raw, raw)(b"1", timeout=10) == b"x"
+
+
+def test_a_full_shared_memory_is_an_error_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Later it would be a signal that ends the process."""
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    endpoints = claim("127.0.0.1", 0, 0, 0)
+    with pytest.raises(ServeError, match="has no room for a small table: No space left on device"):
+        start_fences(endpoints, None, tmp_path / "table")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_port_that_is_taken_leaves_nothing_behind(tmp_path: Path) -> None:
+    endpoints = claim("127.0.0.1", 0, 0, 0)
+    with (
+        socket.create_server(("127.0.0.1", endpoints.metrics)),
+        pytest.raises(ServeError, match=f"Port {endpoints.metrics} on 127.0.0.1 cannot be opened"),
+    ):
+        start_fences(endpoints, None, tmp_path / "table")
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_triton_callers_are_sent_away(tmp_path: Path) -> None:
     with placed(tmp_path) as place:
         place.fence.inner = 1  # where nobody listens
@@ -352,6 +416,9 @@ def test_without_triton_callers_are_sent_away(tmp_path: Path) -> None:
         http2.PREFACE + frame(http2.HEADERS, 0, 1, b"") + frame(http2.DATA, 0, 1, b""),
         http2.PREFACE + frame(http2.CONTINUATION, 0, 1, b""),
         http2.PREFACE + frame(http2.HEADERS, 0, 1, b"") + frame(http2.CONTINUATION, 0, 1, b"x" * 16_384) * 6,
+        http2.PREFACE + frame(http2.HEADERS, http2.END_HEADERS, 1, b"\x20" * 1_000),
+        http2.PREFACE + frame(http2.HEADERS, http2.END_HEADERS | http2.PRIORITY, 1, b"\0"),
+        http2.PREFACE + frame(http2.SETTINGS, 0, 0, struct.pack(">HI", http2.INITIAL_WINDOW_SIZE, 0)),
     ],
 )
 def test_who_speaks_no_http2_is_hung_up_on(place: Place, said: bytes) -> None:
@@ -424,7 +491,9 @@ def test_whatever_comes_is_passed_on_or_refused(sent: list[tuple[bool, bytes]], 
 
 PARTS = st.one_of(
     FRAMES,
-    st.builds(frame, st.just(http2.WINDOW_UPDATE), st.just(0), st.sampled_from([0, 1, 3]), st.binary(min_size=4, max_size=4)),
+    st.builds(
+        frame, st.just(http2.WINDOW_UPDATE), st.just(0), st.sampled_from([0, 1, 3]), st.binary(min_size=4, max_size=4)
+    ),
     st.builds(frame, st.just(http2.SETTINGS), st.sampled_from([0, 1]), st.just(0), st.binary(min_size=6, max_size=6)),
     st.builds(frame, st.just(http2.PING), st.sampled_from([0, 1]), st.just(0), st.just(bytes(8))),
     st.builds(frame, st.just(http2.RST_STREAM), st.just(0), st.sampled_from([1, 3, 5]), st.just(bytes(4))),
@@ -432,9 +501,16 @@ PARTS = st.one_of(
         frame, st.just(http2.DATA), st.sampled_from([0, 1, 8]), st.sampled_from([1, 3, 5, 7]), st.binary(max_size=20)
     ),
     st.builds(
-        lambda stream, name, value, flags: frame(http2.HEADERS, http2.END_HEADERS | flags, stream, literals((name, value))),
+        lambda stream, name, value, end: frame(http2.HEADERS, http2.END_HEADERS | end, stream, literals((name, value))),
         st.sampled_from([3, 5, 7, 9]), st.binary(max_size=8), st.binary(max_size=8), st.sampled_from([0, 1]),
     ),
+    st.builds(
+        lambda name, value: frame(http2.SETTINGS, 0, 0, struct.pack(">HI", name, value)),
+        st.integers(1, 6), st.sampled_from([0, 1, 2, 2**24, 2**31, 2**32 - 1]),
+    ),
+    st.just(frame(http2.DATA, 0, 1, b"more of it")),
+    st.builds(frame, st.just(http2.WINDOW_UPDATE), st.integers(0, 255), st.sampled_from([0, 1]), st.just(b"\0\0\0\1")),
+    st.just(frame(http2.SETTINGS, 0, 0, struct.pack(">HI", 7, 0) * 2_730)),
     st.just(frame(http2.PING, 0, 0, bytes(8)) * 500),
     st.just(frame(http2.SETTINGS, 0, 0, b"") * 60),
     st.just(frame(http2.WINDOW_UPDATE, 0, 0, b"\x7f\xff\xff\xff") * 2),
@@ -452,7 +528,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 @given(st.lists(PARTS, max_size=12))
 def test_whatever_a_caller_sends_the_server_goes_on_with_the_call_it_has(shared: Place, sent: list[bytes]) -> None:
     """A connection that the server finds unsound would end, and its calls with it."""
-    backend = shared.backend
+    backend, backend.cut_off = shared.backend, 0
     backend.go.clear()
     host, port = shared.address.split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:

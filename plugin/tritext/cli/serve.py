@@ -2,6 +2,7 @@
 
 import gc
 import json
+import resource
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -156,6 +157,12 @@ class Limits:
     watch: bool
 
 
+def _allow_files() -> None:
+    """As many open files as this user may have: a caller takes two, and 1,024 are the usual limit."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def _run(console: Console, server: "Server", selection: "Selection", limits: Limits, *, as_json: bool) -> None:
     """Start, say when it is ready, and keep it so until somebody stops it."""
     from tritext.serve.readiness import Readiness
@@ -163,6 +170,7 @@ def _run(console: Console, server: "Server", selection: "Selection", limits: Lim
     from tritext.serve.supervisor import Supervisor
 
     begun = time.monotonic()
+    _allow_files()
     with ExitStack() as stack:
         stack.callback(server.stop)
         try:

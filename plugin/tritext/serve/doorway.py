@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import threading
 from abc import ABC, abstractmethod
 from concurrent.futures import Future
@@ -34,8 +35,14 @@ class Doorway(ABC):
         """How many requests, or connections with one, have not been answered to the end."""
 
     @abstractmethod
-    async def _let_go(self) -> None:
-        """End all connections."""
+    async def _let_go(self, deadline: float) -> None:
+        """End all connections, until that time of the loop's with what has been answered."""
+
+    def _socket(self) -> socket.socket:
+        """One that listens; on all addresses, of both kinds, where the address is `::`."""
+        family = socket.AF_INET6 if ":" in self._address else socket.AF_INET
+        both = self._address == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server((self._address, self._port), family=family, backlog=512, dualstack_ipv6=both)
 
     def start(self) -> None:
         """Listen; ServeError where the port was taken meanwhile."""
@@ -55,7 +62,7 @@ class Doorway(ABC):
             self._loop.call_soon_threadsafe(self._ended.set)
         if self._thread.is_alive():
             self._thread.join(timeout=patience + 5)
-        return self._cut_off == 0
+        return self._cut_off == 0 and not self._thread.is_alive()
 
     def _live(self) -> None:
         try:
@@ -77,4 +84,4 @@ class Doorway(ABC):
         while self.answering and self._loop.time() < deadline:
             await asyncio.sleep(_LOOK)
         self._cut_off = self.answering
-        await self._let_go()
+        await self._let_go(deadline)

@@ -17,18 +17,26 @@ def start_fences(endpoints: Endpoints, tls: Tls | None, table: Path) -> list[Doo
     Calls over gRPC that are given up are noted in `table`. ServeError where a port was taken meanwhile.
     """
     context = None if tls is None else tls.context
-    fences: list[Doorway] = [
-        GrpcFence(endpoints.address, endpoints.grpc, endpoints.inner_grpc, GivenUp(table), context),
-        HttpFence(endpoints.reached_http, endpoints.http, endpoints.inner_http),
-        HttpFence(endpoints.address, endpoints.metrics, endpoints.inner_metrics, max_body=0),
-    ]
     started: list[Doorway] = []
     try:
+        fences: list[Doorway] = [
+            GrpcFence(endpoints.address, endpoints.grpc, endpoints.inner_grpc, _made(table), context),
+            HttpFence(endpoints.reached_http, endpoints.http, endpoints.inner_http),
+            HttpFence(endpoints.address, endpoints.metrics, endpoints.inner_metrics, max_body=0),
+        ]
         for fence in fences:
             fence.start()
             started.append(fence)
     except ServeError:
         for fence in started:
             fence.stop()
+        table.unlink(missing_ok=True)
         raise
     return started
+
+
+def _made(table: Path) -> GivenUp:
+    try:
+        return GivenUp(table)
+    except OSError as error:
+        raise ServeError(f"{table.parent} has no room for a small table: {error.strerror}. Make it larger.") from error

@@ -15,6 +15,7 @@ Both sides are told not to remember headers, so that those of one call can be ch
 
 import asyncio
 import itertools
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Final, cast
@@ -26,7 +27,11 @@ from tritext.serve.endpoints import LOOPBACK
 from tritext.serve.grpc_relay import Relay
 
 MAX_CONNECTIONS: Final = 2000
-_FAREWELL: Final = 30.0  # seconds
+_HANDSHAKE: Final = 10.0  # seconds
+_FAREWELL: Final = 30.0
+_PAUSE: Final = 0.02
+# Seconds, and probes, after which a caller is known to have vanished that said nothing of it.
+_ALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 _MOST_UNSENT: Final = 8 << 20  # bytes to a caller who reads nothing and asks on
 
 
@@ -51,13 +56,24 @@ class GrpcFence(Doorway):
         """Connections whose caller waits for an answer, or has not read it."""
         return sum([tunnel.is_answering for tunnel in self.tunnels])
 
-    async def _open(self) -> asyncio.Server:
-        return await self._loop.create_server(self._accept, self._address, self._port, ssl=self._context, backlog=512)
+    @property
+    def callers(self) -> int:
+        """How many are connected."""
+        return sum([tunnel.caller.is_open for tunnel in self.tunnels])
 
-    async def _let_go(self) -> None:
-        for tunnel in list(self.tunnels):
+    async def _open(self) -> asyncio.Server:
+        timeout = None if self._context is None else _HANDSHAKE
+        return await self._loop.create_server(
+            self._accept, sock=self._socket(), ssl=self._context, ssl_handshake_timeout=timeout
+        )
+
+    async def _let_go(self, deadline: float) -> None:
+        tunnels = list(self.tunnels)
+        for tunnel in tunnels:
             tunnel.close()
-        await asyncio.sleep(0)
+        deadline = max(deadline, self._loop.time() + _PAUSE)
+        while any(tunnel.caller.is_open for tunnel in tunnels) and self._loop.time() < deadline:
+            await asyncio.sleep(_PAUSE)
 
     def _accept(self) -> "_End":
         return _Tunnel(self, Relay(self._numbers, self._given_up)).caller
@@ -85,10 +101,11 @@ class _Tunnel:
         self._triton.close()
 
     def _caller_is_here(self) -> None:
-        if len(self._fence.tunnels) >= MAX_CONNECTIONS or self._fence.is_closing:
+        if self._fence.callers >= MAX_CONNECTIONS or self._fence.is_closing:
             self.close()
             return
         self._fence.tunnels.add(self)
+        self.caller.watch()
         self.caller.pause_reading()
         self._connecting = asyncio.get_running_loop().create_task(self._connect())
 
@@ -150,6 +167,19 @@ class _End(asyncio.Protocol):
         self._made, self._received, self._lost = made, received, lost
         self._transport: asyncio.Transport | None = None
         self._early: list[bytes] | None = []  # None once it is there
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is there."""
+        return self._transport is not None
+
+    def watch(self) -> None:
+        """Have the kernel ask whether the other end is still there."""
+        if self._transport is not None:
+            connection = self._transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in _ALIVE:
+                connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
     @property
     def unsent(self) -> int:

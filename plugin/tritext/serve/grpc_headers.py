@@ -1,5 +1,6 @@
 """Headers of gRPC calls on their way through the fence."""
 
+import re
 from typing import Final
 
 from hpack import Decoder, HPACKError
@@ -7,9 +8,11 @@ from hpack import Decoder, HPACKError
 from tritext.given_up import HEADER
 from tritext.http2 import Malformed, literals
 
-_REMEMBERED: Final = 256  # blocks; callers send the same few again and again
+_REMEMBERED: Final = 64  # blocks; callers send the same few again and again
+_SMALL: Final = 1 << 10  # bytes of one that is worth it
 _LEFT_OUT: Final = frozenset((b"grpc-timeout", HEADER.encode()))
-_SIZE_UPDATE: Final = 0x20  # how a block begins that changes the table's size
+_SIZE_UPDATES: Final = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*[\x00-\x7f])+")  # how a block may begin
+_MOST_UPDATES: Final = 16  # bytes of them; two are what a caller may need
 
 
 class Headers:
@@ -26,13 +29,16 @@ class Headers:
         """
         if (known := self._known.get(block)) is not None:
             return known
-        stands_alone = self._decoder.header_table_size == 0 and block[:1] and block[0] & 0xE0 != _SIZE_UPDATE
+        updates = _SIZE_UPDATES.match(block)
+        if updates and updates.end() > _MOST_UPDATES:
+            raise Malformed
+        stands_alone = self._decoder.header_table_size == 0 and not updates
         try:
             headers = self._decoder.decode(block, raw=True)
-        except HPACKError as error:
+        except (HPACKError, IndexError) as error:
             raise Malformed from error
         passed = literals(*((name, value) for name, value in headers if name.lower() not in _LEFT_OUT))
-        if stands_alone:
+        if stands_alone and len(block) <= _SMALL:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
             self._known[block] = passed

@@ -37,7 +37,8 @@ from tritext.http2 import (
 )
 from tritext.serve.grpc_headers import Headers
 
-_MOST_HEADERS: Final = 64 << 10  # bytes of a call's
+_MOST_HEADERS: Final = 16 << 10  # bytes of a call's: more than gRPC's server takes
+_MOST_SETTINGS: Final = 1 << 10  # bytes of a frame's
 # The last word on a setting counts: no table of headers, and frames of the usual size.
 _SETTINGS: Final = struct.pack(">HIHI", HEADER_TABLE_SIZE, 0, MAX_FRAME_SIZE, LARGEST_FRAME)
 # Statuses of gRPC, and what to do.
@@ -45,8 +46,13 @@ _COMPRESSED: Final = (12, "A compressed message is not taken. Send it as it is."
 _TOO_LARGE: Final = (3, f"The message is larger than {MOST_BYTES >> 20} MiB. Send fewer texts at a time.")
 _INCREMENT: Final = struct.Struct(">I")
 _SETTING: Final = struct.Struct(">HI")
-# The least and the most that a setting may be; of the others, anything.
-_RANGES: Final = {ENABLE_PUSH: (0, 1), INITIAL_WINDOW_SIZE: (0, WIDEST), MAX_FRAME_SIZE: (LARGEST_FRAME, 2**24 - 1)}
+# The least and the most that a setting may be; of the others, anything. With no room for an answer a call that is given
+# up would never end.
+_RANGES: Final = {
+    ENABLE_PUSH: (0, 1),
+    INITIAL_WINDOW_SIZE: (LARGEST_FRAME, WIDEST),
+    MAX_FRAME_SIZE: (LARGEST_FRAME, 2**24 - 1),
+}
 
 
 # How long a frame is, where that is fixed.
@@ -62,21 +68,23 @@ class _Call:
     room: int
     is_whole: bool
     is_given_up: bool = False
+    is_answered: bool = False  # in part: its caller has an answer's first headers
     received: int = 0
     _prefix: bytes = b""  # as much of a message's as has come
     _left: int = 0  # bytes of a message that have not come
 
     def refusal(self, data: bytes) -> tuple[int, str] | None:
         """A status of gRPC's, and a sentence, where its caller begins a message in `data` that is not taken."""
-        while data:
+        at = 0
+        while at < len(data):
             if self._left:
-                size = min(self._left, len(data))
+                size = min(self._left, len(data) - at)
                 self._left -= size
-                data = data[size:]
+                at += size
                 continue
             size = MESSAGE.size - len(self._prefix)
-            self._prefix += data[:size]
-            data = data[size:]
+            self._prefix += data[at : at + size]
+            at += size
             if len(self._prefix) < MESSAGE.size:
                 break
             is_compressed, self._left = MESSAGE.unpack(self._prefix)
@@ -151,7 +159,7 @@ class Relay:
         """The caller has hung up."""
         self.is_abandoned = True
         self._to_triton += [self._give_up(number, call) for number, call in self._calls.items()]
-        self._to_triton.append(_widened(0, self._received))
+        self._to_triton += [_widened(0, self._received), frame(SETTINGS, ACK, 0, b"") * self._unanswered_of_triton]
 
     def _of_caller(self, kind: int, flags: int, number: int, raw: bytes) -> bytes:
         """What goes to Triton in the place of one frame."""
@@ -184,14 +192,14 @@ class Relay:
             return b""
         self._room -= size
         call.room -= size
-        if call.is_whole or self._room < 0 or call.room < 0:
+        if call.is_whole or self._room < 0 or call.room < 0 or flags & PADDED:  # gRPC's server takes no padding
             raise Malformed
-        if refusal := call.refusal(bare(flags & PADDED, raw[FRAME.size :])):
+        if refusal := call.refusal(raw[FRAME.size :]):
             self._room += size
-            self._to_caller.append(_widened(0, size) + _refused(number, *refusal))
+            self._to_caller.append(_widened(0, size) + _refused(number, *refusal, is_answered=call.is_answered))
             return self._give_up(number, call)
         call.is_whole = bool(flags & END_STREAM)
-        return raw
+        return raw if flags in {0, END_STREAM} else frame(DATA, flags & END_STREAM, number, raw[FRAME.size :])
 
     def _check_begun(self, number: int) -> None:
         if not number % 2 or number > self._last:
@@ -200,7 +208,7 @@ class Relay:
     def _headers_of_caller(self, kind: int, flags: int, number: int, raw: bytes) -> bytes:
         """Nothing before they are complete."""
         if kind == CONTINUATION:
-            if not self._block_of or len(self._block) > _MOST_HEADERS:
+            if not self._block_of:
                 raise Malformed
             self._block += raw[FRAME.size :]
         else:
@@ -208,6 +216,8 @@ class Relay:
                 raise Malformed
             self._last = number
             self._block, self._block_of, self._block_flags = bare(flags, raw[FRAME.size :]), number, flags
+        if len(self._block) > _MOST_HEADERS:
+            raise Malformed
         return self._opened() if flags & END_HEADERS else b""
 
     def _opened(self) -> bytes:
@@ -250,7 +260,7 @@ class Relay:
             self._received -= more
             if WINDOW - self._received > WIDEST:
                 raise Malformed
-            return raw
+            return _widened(0, more)
         self._check_begun(number)
         call = self._calls.get(number)
         if call is None or call.is_given_up:
@@ -258,7 +268,7 @@ class Relay:
         call.received -= more
         if self._answers_room - call.received > WIDEST:
             raise Malformed
-        return raw
+        return _widened(number, more)
 
     def _settings_of_caller(self, flags: int, raw: bytes) -> bytes:
         """With ours as the last word; Malformed where Triton would not take them."""
@@ -269,7 +279,7 @@ class Relay:
                 raise Malformed
             return frame(SETTINGS, ACK, 0, b"")
         self._unanswered_of_caller += 1
-        if self._unanswered_of_caller > _MOST_UNANSWERED:
+        if self._unanswered_of_caller > _MOST_UNANSWERED or len(payload) > _MOST_SETTINGS:
             raise Malformed
         for name, value in _settings(payload):
             least, most = _RANGES.get(name, (0, value))
@@ -333,6 +343,7 @@ class Relay:
             self._received += size
             if call is not None:
                 call.received += size
+                call.is_answered = True
             return raw
         if size:
             self._to_triton.append(_widened(0, size) + (b"" if flags & END_STREAM else _widened(number, size)))
@@ -341,14 +352,10 @@ class Relay:
         return b""
 
 
-def _refused(stream: int, status: int, sentence: str) -> bytes:
-    """The answer to a call, before it is complete, and that the rest of it is not wanted."""
-    headers = literals(
-        (":status", "200"),
-        ("content-type", "application/grpc"),
-        ("grpc-status", str(status)),
-        ("grpc-message", sentence),
-    )
+def _refused(stream: int, status: int, sentence: str, *, is_answered: bool) -> bytes:
+    """The end of a call, before it is complete, and that the rest of it is not wanted."""
+    first = () if is_answered else ((":status", "200"), ("content-type", "application/grpc"))
+    headers = literals(*first, ("grpc-status", str(status)), ("grpc-message", sentence))
     return frame(HEADERS, END_HEADERS | END_STREAM, stream, headers) + frame(RST_STREAM, 0, stream, bytes(4))
 
 

@@ -49,9 +49,10 @@ class HttpFence(Doorway):
         return self.busy
 
     async def _open(self) -> asyncio.Server:
-        return await asyncio.start_server(self._accept, self._address, self._port, limit=MAX_HEAD, backlog=512)
+        return await asyncio.start_server(self._accept, sock=self._socket(), limit=MAX_HEAD)
 
-    async def _let_go(self) -> None:
+    async def _let_go(self, deadline: float) -> None:
+        del deadline  # all that was answered is sent already
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
