@@ -108,6 +108,15 @@ def test_every_model_answers_over_grpc_and_http(server: Server, model: str) -> N
     assert ask_http(server.http_url, "Hi", model) == "POSITIVE"
 
 
+def test_without_the_fence_callers_reach_triton_itself(repository: Path) -> None:
+    with Server(repository, models=["toy"], grpc_port=0, http_port=0, metrics_port=0, grpc_fence=False) as server:
+        server.wait_ready()
+        port = server.grpc_url.rpartition(":")[2]
+        assert f"--grpc-port={port}" in Path(f"/proc/{server.process.pid}/cmdline").read_text().split("\0")
+        assert ask_grpc(server.grpc_url, "Hi") == "POSITIVE"
+        assert server.stop() == 0
+
+
 def test_the_metrics_can_be_read(server: Server) -> None:
     url, _, path = server.metrics_url.removeprefix("http://").partition("/")
     assert 'nv_inference_request_success{model="toy"' in call(url, "GET", f"/{path}")[1]

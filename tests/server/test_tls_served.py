@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import toy
 import tritonclient.grpc as triton
-from certificates import NAME, Authority, Pair, openssl
 from test_serve import ask_http
 from typer.testing import CliRunner
 
+from certificates import NAME, Authority, Pair, openssl
 from tritext import Client
 from tritext.cli import app
 from tritext.errors import ModelNotFound, ServeError, Unavailable
@@ -109,6 +109,12 @@ def test_http_stays_on_this_machine_unless_asked(server: Server, repository: Pat
         asked.wait_ready()
         assert asked.http_url.startswith("http://127.0.0.2:")
         assert ask_http(asked.http_url, "Hi") == "POSITIVE"
+
+
+def test_there_is_no_tls_without_the_fence(repository: Path, pair: Pair) -> None:
+    protection = Protection.load(tls_cert=pair.certificate, tls_key=pair.key)
+    with pytest.raises(ServeError, match="Leave out --no-grpc-fence, or --tls-cert"):
+        Server(repository, protection=protection, grpc_fence=False)
 
 
 def test_what_is_said_of_it(server: Server, mutual: Server) -> None:

@@ -94,6 +94,13 @@ def serve(
             help="Refuse what would wait longer, and say when to try again; 0: never.",
         ),
     ] = DEFAULT_GOAL,
+    grpc_fence: Annotated[
+        bool,
+        typer.Option(
+            help="Keep from Triton what callers over gRPC could end it with, calls that they give up above all; "
+            "without it a call takes some 0.5 ms less.",
+        ),
+    ] = True,
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.1, help="How long the models may take to load.")
     ] = 120.0,
@@ -123,6 +130,7 @@ def serve(
         log_level=log_level.value,
         threads=threads,
         latency_goal=latency_goal,
+        grpc_fence=grpc_fence,
         arguments=Trace.load(trace, trace_rate, find()).flags() if trace else (),
         protection=Protection.load(
             api_key_file=api_key_file,

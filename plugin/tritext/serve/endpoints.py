@@ -118,11 +118,16 @@ def _is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address).is_loopback
 
 
-def claim(host: str, grpc: int, http: int, metrics: int) -> Endpoints:
-    """Endpoints on `host`, with a free port for each 0; ServeError where one cannot be had."""
+def claim(host: str, grpc: int, http: int, metrics: int, *, fence_grpc: bool = True) -> Endpoints:
+    """Endpoints on `host`, with a free port for each 0; ServeError where one cannot be had.
+
+    Triton's servers get inner ones, gRPC's only where `fence_grpc`.
+    """
     address = resolve(host)
     ports = _free(address, {GRPC: grpc, HTTP: http, METRICS: metrics})
-    return Endpoints(address, ports[GRPC], ports[HTTP], ports[METRICS], *_inner(set(ports.values())))
+    inner_grpc, inner_http, inner_metrics = _inner(set(ports.values()))
+    inner = (inner_grpc if fence_grpc else 0, inner_http, inner_metrics)
+    return Endpoints(address, ports[GRPC], ports[HTTP], ports[METRICS], *inner)
 
 
 def _inner(taken: set[int]) -> tuple[int, int, int]:

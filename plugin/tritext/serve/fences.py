@@ -12,7 +12,7 @@ from tritext.serve.tls import Tls
 
 
 def start_fences(endpoints: Endpoints, tls: Tls | None, table: Path) -> list[Doorway]:
-    """One before each of Triton's servers, which listen at the inner ports; whoever reads metrics sends nothing.
+    """One before each of Triton's servers that listens at an inner port; whoever reads metrics sends nothing.
 
     Calls over gRPC that are given up are noted in `table`. ServeError where a port was taken meanwhile.
     """
@@ -20,10 +20,12 @@ def start_fences(endpoints: Endpoints, tls: Tls | None, table: Path) -> list[Doo
     started: list[Doorway] = []
     try:
         fences: list[Doorway] = [
-            GrpcFence(endpoints.address, endpoints.grpc, endpoints.inner_grpc, _made(table), context),
             HttpFence(endpoints.reached_http, endpoints.http, endpoints.inner_http),
             HttpFence(endpoints.address, endpoints.metrics, endpoints.inner_metrics, max_body=0),
         ]
+        if endpoints.inner_grpc:
+            address, port, inner = endpoints.address, endpoints.grpc, endpoints.inner_grpc
+            fences.append(GrpcFence(address, port, inner, _made(table), context))
         for fence in fences:
             fence.start()
             started.append(fence)

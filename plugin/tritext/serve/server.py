@@ -46,9 +46,9 @@ class Server:
     `log_level` or above go to `log`, one call a line, from a thread of its own (default: to standard error), written as
     `log_format` does; with `access_log` one for each request goes there too.
     Each encoder runs `threads` threads, all cores where None. A request that would wait longer than `latency_goal`
-    seconds is refused (0: none is). `protection` says who may ask, and how. `arguments` are
-    passed on to tritonserver. A key made for each start, and kept here, is needed for everything but inference, health,
-    metadata and configurations.
+    seconds is refused (0: none is). `protection` says who may ask, and how. Without `grpc_fence` callers reach Triton's
+    own gRPC server, in clear. `arguments` are passed on to tritonserver. A key made for each start, and kept here, is
+    needed for everything but inference, health, metadata and configurations.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Server:
         threads: int | None = None,
         protection: Protection | None = None,
         latency_goal: float = admission.DEFAULT_GOAL,
+        grpc_fence: bool = True,
         arguments: Sequence[str] = (),
     ) -> None:
         self.repository = repository.resolve()
@@ -82,6 +83,9 @@ class Server:
         self._latency_goal = latency_goal
         self._arguments = (*(["--log-verbose=1"] if log_level == "debug" else []), *arguments)
         self.protection = protection or Protection()
+        self._grpc_fence = grpc_fence
+        if self.protection.tls and not grpc_fence:
+            raise ServeError("TLS ends at the fence in front of gRPC. Leave out --no-grpc-fence, or --tls-cert.")
         self._endpoints: Endpoints | None = None
         self._process: Process | None = None
         self._fences: list[Doorway] = []
@@ -175,7 +179,7 @@ class Server:
         self._in_use.keep(self.models)
         self._verify()
         installation = find()
-        self._endpoints = self.protection.placed(claim(*self._wanted))
+        self._endpoints = self.protection.placed(claim(*self._wanted, fence_grpc=self._grpc_fence))
         self._log = Log(*self._log_to)
         key = secrets.token_urlsafe(24)
         segments = f"tritext_{os.getpid()}_{secrets.token_hex(4)}_"
@@ -190,7 +194,7 @@ class Server:
                 **self._told,
                 **self.protection.environment(),
                 **admission.environment(segments, self._latency_goal),
-                **given_up.environment(segments),
+                **(given_up.environment(segments) if self._grpc_fence else {}),
             },
             folder=self.repository,
             log=self._log,
