@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from certificates import Authority
 from test_serve import steps
 from typer.testing import CliRunner
 
 from building import make_checkpoint, quick_build
+from certificates import Authority
 from tritext import AsyncClient, Client, access
 from tritext.cli import app
 from tritext.errors import AccessDenied, ClientError, ServeError
