@@ -165,7 +165,11 @@ def main() -> None:
     }  # fmt: skip
     print(json.dumps(summary))
     command = f"python -m benchmarks.reliability.soak .demo/repository {' '.join(arguments.models)}"
-    write("reliability-soak", f"{command} --minutes {arguments.minutes:g}", {"summary": summary})
+    write(
+        "reliability-soak",
+        f"{command} --minutes {arguments.minutes:g}",
+        {"summary": summary, "every_minute": seen.samples[::6]},
+    )
 
 
 if __name__ == "__main__":

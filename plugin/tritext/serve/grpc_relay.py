@@ -39,6 +39,7 @@ from tritext.serve.grpc_headers import Headers
 
 _MOST_HEADERS: Final = 16 << 10  # bytes of a call's: more than gRPC's server takes
 _MOST_SETTINGS: Final = 1 << 10  # bytes of a frame's
+_MOST_UNANSWERED: Final = 100  # frames of settings
 # The last word on a setting counts: no table of headers, and frames of the usual size.
 _SETTINGS: Final = struct.pack(">HIHI", HEADER_TABLE_SIZE, 0, MAX_FRAME_SIZE, LARGEST_FRAME)
 # Statuses of gRPC, and what to do.
@@ -54,10 +55,8 @@ _RANGES: Final = {
     MAX_FRAME_SIZE: (LARGEST_FRAME, 2**24 - 1),
 }
 
-
 # How long a frame is, where that is fixed.
 _SIZES: Final = {RST_STREAM: 4, WINDOW_UPDATE: 4, PING: 8}
-_MOST_UNANSWERED: Final = 100  # settings of the caller's
 
 
 @dataclass(slots=True, eq=False)
