@@ -15,12 +15,13 @@ _LOOK = 0.02  # seconds
 class Doorway(ABC):
     """Listens at `address`:`port` from `start` to `stop`."""
 
+    _loop: asyncio.AbstractEventLoop  # from `start` on
+
     def __init__(self, address: str, port: int) -> None:
         self._address, self._port = address, port
         self.is_closing = False
         self._patience = 0.0
         self._cut_off = 0
-        self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._live, name=f"tritext {type(self).__name__}", daemon=True)
         self._opened: Future[None] = Future()
         self._ended = asyncio.Event()
@@ -46,10 +47,12 @@ class Doorway(ABC):
 
     def start(self) -> None:
         """Listen; ServeError where the port was taken meanwhile."""
+        self._loop = asyncio.new_event_loop()
         self._thread.start()
         try:
             self._opened.result()
         except OSError as error:
+            self._thread.join()
             raise ServeError(f"Port {self._port} on {self._address} cannot be opened: {error.strerror}.") from error
 
     def stop(self, patience: float = 0.0) -> bool:
@@ -58,9 +61,9 @@ class Doorway(ABC):
         All connections are let go in any case. Does no harm twice.
         """
         self._patience = patience
-        with contextlib.suppress(RuntimeError):  # it has ended
-            self._loop.call_soon_threadsafe(self._ended.set)
         if self._thread.is_alive():
+            with contextlib.suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(self._ended.set)
             self._thread.join(timeout=patience + 5)
         return self._cut_off == 0 and not self._thread.is_alive()
 

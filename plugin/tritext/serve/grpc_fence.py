@@ -74,6 +74,9 @@ class GrpcFence(Doorway):
         deadline = max(deadline, self._loop.time() + _PAUSE)
         while any(tunnel.caller.is_open for tunnel in tunnels) and self._loop.time() < deadline:
             await asyncio.sleep(_PAUSE)
+        for tunnel in tunnels:
+            tunnel.abort()
+        await asyncio.sleep(_PAUSE)
 
     def _accept(self) -> "_End":
         return _Tunnel(self, Relay(self._numbers, self._given_up)).caller
@@ -95,10 +98,17 @@ class _Tunnel:
         return self.relay.waiting > 0 or self.caller.unsent > 0
 
     def close(self) -> None:
-        """Let go of both."""
+        """Let go of both, when they have what is theirs."""
         self._fence.tunnels.discard(self)
+        if self._connecting is not None:
+            self._connecting.cancel()
         self.caller.close()
         self._triton.close()
+
+    def abort(self) -> None:
+        """Let go of both now."""
+        self.caller.abort()
+        self._triton.abort()
 
     def _caller_is_here(self) -> None:
         if self._fence.callers >= MAX_CONNECTIONS or self._fence.is_closing:
