@@ -6,7 +6,6 @@ One text of 16 tokens a request. Processor time is that of the process of `trite
 past it, what it does otherwise is left.
 """
 
-import os
 import statistics
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.peers.processes import processor_seconds
 from benchmarks.reliability.healing import serving
 from benchmarks.report import write
 from tritext.bench import load
@@ -38,12 +38,6 @@ def inner_port(triton: int) -> int:
     return int(port)
 
 
-def processor(pid: int) -> float:
-    """Seconds that the process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def requests(served: Served) -> Traffic:
     """One text each, all of one length."""
     texts = texts_of(Lengths(TOKENS, TOKENS, TOKENS).draw(256, 0, 3, TOKENS), lambda some: served.count(some, {}), 0)
@@ -58,9 +52,9 @@ def figures(served: Served, sent: Traffic, concurrency: int, server: int) -> dic
         async with Sender(served, sent) as sender:
             return await load.closed_loop(sender.send, concurrency=concurrency, seconds=SECONDS, warmup=WARMUP)
 
-    before = processor(server)
+    before = processor_seconds(server)
     run = load.run(main())
-    used = processor(server) - before
+    used = processor_seconds(server) - before
     if run.errors:
         raise SystemExit(f"Calls failed: {set(run.errors.values())}")
     return {

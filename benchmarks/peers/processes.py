@@ -88,7 +88,7 @@ class Running:
 
     def cpu_seconds(self) -> float:
         """What its processes have used so far, user and system."""
-        return sum(map(_cpu_seconds, self.pids()))
+        return sum(map(processor_seconds, self.pids()))
 
     def stop(self) -> None:
         """SIGTERM, then SIGKILL for whatever is left."""
@@ -120,7 +120,8 @@ def _fields(pid: int) -> list[str]:
     return []
 
 
-def _cpu_seconds(pid: int) -> float:
+def processor_seconds(pid: int) -> float:
+    """That the process has used; 0 where it is gone."""
     fields = _fields(pid)
     return (int(fields[11]) + int(fields[12])) / TICKS if fields else 0.0
 

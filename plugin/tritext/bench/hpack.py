@@ -1,7 +1,7 @@
 """As much of HPACK (RFC 7541) as finding gRPC's status takes.
 
-Answers are read with the promise, given by a table size of
-0, that they refer to no header of an earlier answer; so only names and values that stand there need reading.
+Answers are read with the promise, given by a table size of 0, that they refer to no header of an earlier answer; so
+only names and values that stand there need reading.
 """
 
 from typing import Final

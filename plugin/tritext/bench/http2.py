@@ -42,6 +42,7 @@ from tritext.http2 import (
     WIDEST,
     WINDOW,
     WINDOW_UPDATE,
+    Frames,
     bare,
     frame,
     literals,
@@ -86,7 +87,7 @@ class Connection(asyncio.Protocol):
         self._waiting: deque[_Stream] = deque()  # for one of them to end
         self._blocked: deque[_Stream] = deque()  # by a window
         self._next = 1
-        self._buffer = bytearray()
+        self._frames = Frames()
         self._headers_so_far = b""
         self._received = 0
         self._window, self._stream_window = WINDOW, WINDOW
@@ -141,16 +142,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take the frames that are complete."""
-        buffer, at = self._buffer, 0
-        buffer += data
-        while len(buffer) - at >= FRAME.size:
-            high, low, kind, flags, number = FRAME.unpack_from(buffer, at)
-            end = at + FRAME.size + (high << 16 | low)
-            if len(buffer) < end:
-                break
-            self._take(kind, flags, number & WIDEST, bytes(buffer[at + FRAME.size : end]))
-            at = end
-        del buffer[:at]
+        for kind, flags, number, whole in self._frames.read(data):
+            self._take(kind, flags, number, whole[FRAME.size :])
 
     def _begin(self, stream: _Stream) -> None:
         stream.number, self._next = self._next, self._next + 2

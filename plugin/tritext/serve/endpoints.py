@@ -62,11 +62,6 @@ class Endpoints:
         return f"http://{_reached(self.reached_http)}:{self.http}"
 
     @property
-    def inner_http_url(self) -> str:
-        """Triton's own HTTP server, past the fence."""
-        return f"http://{LOOPBACK}:{self.inner_http}" if self.inner_http else self.http_url
-
-    @property
     def inner_grpc_url(self) -> str:
         """Triton's own gRPC server, past the fence."""
         return f"{LOOPBACK}:{self.inner_grpc}" if self.inner_grpc else self.grpc_url
