@@ -23,12 +23,12 @@ from rich.table import Table
 
 from benchmarks.bare import Bare, built
 from benchmarks.report import write
+from benchmarks.serving import serving
 from tritext.bench.lengths import Lengths, texts_of
 from tritext.bench.measure import Closed, Conditions, Measured, measure
 from tritext.bench.served import Served
 from tritext.bench.traffic import Traffic, traffic
 from tritext.engines.batching import Call
-from tritext.serve import Server
 
 ROUNDS = 5
 SATURATED = {"one text a request": (64, 1), "eight texts a request": (16, 8)}
@@ -93,14 +93,13 @@ def medians(rounds: list[dict[str, Any]], *path: str) -> dict[str, float]:
 def main(repository: str, name: str) -> None:
     """Measure, print a table, keep the figures."""
     bare = Bare(built(Path(repository), name))
-    with Server(Path(repository), models=[name], grpc_port=0, http_port=0, metrics_port=0) as server:
-        server.wait_ready()
-        served = Served(server.grpc_url, name, 60.0)
+    with serving(Path(repository), [name]) as server:
+        served = Served(server.grpc, name, 60.0)
         sent = {load: requests(served, Lengths(), size) for load, (_, size) in SATURATED.items()}
         sent[SINGLE] = requests(served, Lengths.parse("16"), 1)
         bare.tokens_per_second(bare.full(16, 128), 2.0)  # warm
         rounds = [
-            one_round(bare, served, sent, server.metrics_url)
+            one_round(bare, served, sent, server.metrics)
             for _ in track(range(ROUNDS), "Measuring", console=Console(stderr=True))
         ]
     table = Table("figure", "median", "min", "max", title=f"{name}, {bare.precision}, {ROUNDS} rounds")

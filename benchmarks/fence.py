@@ -16,8 +16,8 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.peers.processes import processor_seconds
-from benchmarks.reliability.healing import serving
 from benchmarks.report import write
+from benchmarks.serving import serving
 from tritext.bench import load
 from tritext.bench.lengths import Lengths, texts_of
 from tritext.bench.load import Run

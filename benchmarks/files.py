@@ -28,11 +28,11 @@ from rich.table import Table
 
 from benchmarks.bare import built
 from benchmarks.report import write
+from benchmarks.serving import serving
 from tritext.bench.lengths import Lengths, texts_of
 from tritext.bench.measure import Closed, Conditions, measure
 from tritext.bench.served import Served
 from tritext.bench.traffic import Traffic, traffic
-from tritext.serve import Server
 
 ROUNDS: Final = 5
 CONCURRENCY, BATCH_SIZE = 16, 8  # of the load generator
@@ -122,10 +122,8 @@ def rounds_on(served: Served, folder: Path, lines: int) -> tuple[list[dict[str, 
 def main(repository: str, name: str, lines: int) -> None:
     """Measure, print a table, keep the figures."""
     built(Path(repository), name)
-    server = Server(Path(repository), models=[name], grpc_port=0, http_port=0, metrics_port=0)
-    with server, tempfile.TemporaryDirectory() as folder:
-        server.wait_ready()
-        rounds, whole = rounds_on(Served(server.grpc_url, name, 60.0), Path(folder), lines)
+    with serving(Path(repository), [name]) as server, tempfile.TemporaryDirectory() as folder:
+        rounds, whole = rounds_on(Served(server.grpc, name, 60.0), Path(folder), lines)
     table = Table("figure", "median", "min", "max", title=f"{name}, {ROUNDS} rounds of {max(1, lines // 5):,} lines")
     summary: dict[str, Any] = {}
 

@@ -34,6 +34,7 @@ from rich.table import Table
 
 from benchmarks.efficiency import requests
 from benchmarks.report import write
+from benchmarks.serving import serving
 from tritext import contract
 from tritext.bench.lengths import Lengths
 from tritext.bench.measure import Closed, Conditions, measure
@@ -47,7 +48,6 @@ from tritext.engines import engine_named
 from tritext.engines.base import FIRST_TOKENS, POSITION_IDS, SEGMENT_IDS, Graph, Ingredients, Runner, RunnerOptions
 from tritext.engines.batching import Call, Packed, Texts
 from tritext.errors import ServeError
-from tritext.serve import Server
 from tritext.serve.installation import find
 from tritext.tasks import task_named
 
@@ -163,9 +163,8 @@ def served(checkpoint: str, folder: Path, precision: str, sizes: Sizes, rounds: 
     """Tokens a second of the whole ensemble over gRPC on the mixed lengths; the load shares the processor."""
     options: Any = {"engine": "torch", "precision": precision}
     build(locate(checkpoint), BuildOptions(NAME, folder, **options))
-    with Server(folder, grpc_port=0, http_port=0, metrics_port=0) as server:
-        server.wait_ready()
-        model = Served(server.grpc_url, NAME, 60.0)
+    with serving(folder) as server:
+        model = Served(server.grpc, NAME, 60.0)
         sent = requests(model, MIXED, sizes.batch_size)
         conditions = Conditions(seconds=5, warmup=2)
         runs = [measure(model, sent, Closed(sizes.concurrency), conditions, None) for _ in range(rounds)]

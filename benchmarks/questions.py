@@ -19,13 +19,13 @@ from benchmarks.answers import checkpoint_for
 from benchmarks.bare import Bare, built
 from benchmarks.efficiency import medians
 from benchmarks.report import write
+from benchmarks.serving import serving
 from tritext.bench.lengths import texts_of
 from tritext.bench.measure import Closed, Conditions, measure
 from tritext.bench.served import Served
 from tritext.bench.traffic import Traffic, traffic
 from tritext.build import BuildOptions, build
 from tritext.build.source import locate
-from tritext.serve import Server
 
 WINDOW: Final = 384
 ROUNDS: Final = 5
@@ -63,12 +63,11 @@ def one_round(bare: Bare, served: Served, sent: dict[str, Traffic], metrics_url:
 def run(repository: Path, name: str) -> None:
     """Measure, and write results/questions.json."""
     bare = Bare(built(repository, name))
-    with Server(repository, models=[name], grpc_port=0, http_port=0, metrics_port=0) as server:
-        server.wait_ready()
-        served = Served(server.grpc_url, name, 60.0)
+    with serving(repository, [name]) as server:
+        served = Served(server.grpc, name, 60.0)
         sent = {load: requests(served, size) for load, (_, size) in SATURATED.items()}
         bare.tokens_per_second(bare.full(4, WINDOW), 1.5)  # warm
-        rounds = [one_round(bare, served, sent, server.metrics_url) for _ in range(ROUNDS)]
+        rounds = [one_round(bare, served, sent, server.metrics) for _ in range(ROUNDS)]
     summary = {"bare engine, tokens/s": medians(rounds, "bare_tokens_per_second")}
     for load in SATURATED:
         summary[f"served, {load}, tokens/s"] = medians(rounds, load, "tokens_per_second")

@@ -16,8 +16,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from benchmarks.reliability.healing import serving
 from benchmarks.report import write
+from benchmarks.serving import serving
 from benchmarks.sharing import requests
 from tritext.bench import load
 from tritext.bench.load import Failed

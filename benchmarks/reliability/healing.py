@@ -11,7 +11,6 @@ import argparse
 import itertools
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -31,6 +30,7 @@ from rich.table import Table
 
 from benchmarks.reliability.faults import KINDS, Faults
 from benchmarks.report import write
+from benchmarks.serving import Running, serving
 from tritext.naming import ROLES, step_name
 from tritext.repository import committed
 
@@ -41,31 +41,6 @@ QUIET: Final = 1.0  # seconds without an error after which a model is back
 GIVE_UP: Final = 60.0
 _STEP_GB: Final = 2.0
 LOAD: Final = 8  # further callers of each model under load, who ask as fast as answers come
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A `tritext serve` that runs."""
-
-    grpc: str
-    ready: str
-    triton: int
-    process: "subprocess.Popen[str]"
-
-
-@contextmanager
-def serving(repository: Path, models: list[str], *options: str) -> Iterator[Served]:
-    """`tritext serve`."""
-    program = [sys.executable, "-c", "from tritext.cli import main; main()", "serve", str(repository), "--json"]
-    ports = [part for port in ("grpc", "http", "metrics", "health") for part in (f"--{port}-port", "0")]
-    names = [part for model in models for part in ("--model", model)]
-    process = subprocess.Popen([*program, *ports, *names, *options], stdout=subprocess.PIPE, text=True)
-    try:
-        said = json.loads(process.stdout.readline() if process.stdout else "")
-        yield Served(said["grpc"], said["ready"], said["pid"], process)
-    finally:
-        process.terminate()
-        process.wait(60)
 
 
 @dataclass(slots=True)
@@ -164,7 +139,7 @@ def away(caller: Caller, since: float) -> float | None:
     return min(each.answered for each in good) - since if failed else 0.0
 
 
-def one(served: Served, faults: Faults, step: str, kind: str, callers: dict[str, list[Caller]], model: str) -> Any:
+def one(served: Running, faults: Faults, step: str, kind: str, callers: dict[str, list[Caller]], model: str) -> Any:
     """Inflict `kind` on `step` and wait until `model` is back."""
     time.sleep(QUIET)
     begun = time.monotonic()

@@ -22,12 +22,12 @@ from rich.table import Table
 from benchmarks.efficiency import requests
 from benchmarks.reliability.overload import GOAL, TEXTS, TIMES, capacity, figures, flood
 from benchmarks.report import write
+from benchmarks.serving import Running, serving
 from tritext.bench import load
 from tritext.bench.lengths import Lengths
 from tritext.bench.load import Run
 from tritext.bench.served import Sender, Served
 from tritext.bench.traffic import Traffic
-from tritext.serve import Server
 
 SHARE: Final = 0.2  # of its capacity, at which the other model is asked
 SECONDS: Final = 20.0
@@ -69,9 +69,9 @@ def flooded(flood_on: Served, rate: float, served: Served, sent: Traffic, modest
         process.kill()
 
 
-def measured(server: Server, flood_name: str, other_name: str) -> dict[str, Any]:
+def measured(server: Running, flood_name: str, other_name: str) -> dict[str, Any]:
     """Every figure."""
-    first, other = (Served(server.grpc_url, name, _TIMEOUT) for name in (flood_name, other_name))
+    first, other = (Served(server.grpc, name, _TIMEOUT) for name in (flood_name, other_name))
     many, single = requests(first, Lengths(), TEXTS), requests(other, Lengths(), 1)
     full, alone = capacity(first, many), capacity(other, single)
     rate = SHARE * alone
@@ -111,8 +111,7 @@ def show(found: dict[str, Any]) -> None:
 def main(repository: str, flood_name: str, other_name: str) -> None:
     """Measure, print a table, keep the figures."""
     models = [flood_name, other_name]
-    with Server(Path(repository), models=models, grpc_port=0, http_port=0, metrics_port=0, latency_goal=GOAL) as server:
-        server.wait_ready()
+    with serving(Path(repository), models, "--latency-goal", str(GOAL)) as server:
         found = measured(server, flood_name, other_name)
     show(found)
     command = f"python -m benchmarks.reliability.isolation REPOSITORY {flood_name} {other_name}"

@@ -21,12 +21,12 @@ from rich.table import Table
 
 from benchmarks.efficiency import requests
 from benchmarks.report import write
+from benchmarks.serving import serving
 from tritext.bench import load
 from tritext.bench.lengths import Lengths
 from tritext.bench.load import REFUSED, Run
 from tritext.bench.served import METHOD, Sender, Served
 from tritext.bench.traffic import Traffic
-from tritext.serve import Server
 
 TIMES: Final = 20
 SECONDS: Final = 60.0
@@ -42,8 +42,8 @@ _LIVE: Final = "/inference.GRPCInferenceService/ServerLive"
 class Memory:
     """The most memory that a server and its children had, looked at several times a second."""
 
-    def __init__(self, server: Server) -> None:
-        self._pid = server.process.pid
+    def __init__(self, triton: int) -> None:
+        self._pid = triton
         self._over = threading.Event()
         self.most = 0.0
 
@@ -128,12 +128,12 @@ def percentiles(seconds: Any) -> dict[str, float | None]:
     return {f"p{each}": float(np.percentile(seconds, each, method="inverted_cdf")) for each in PERCENTILES}
 
 
-def measured(served: Served, server: Server) -> dict[str, Any]:
+def measured(served: Served, triton: int) -> dict[str, Any]:
     """Every figure."""
     many, single = requests(served, Lengths(), TEXTS), requests(served, Lengths(), 1)
     full = capacity(served, many)
-    quiet = megabytes(server.process.pid)
-    with Memory(server) as memory:
+    quiet = megabytes(triton)
+    with Memory(triton) as memory:
         run = flood(served, many, TIMES * full)
     time.sleep(2.0)
     after = capacity(served, many, seconds=3.0, warmup=0.0)
@@ -143,9 +143,9 @@ def measured(served: Served, server: Server) -> dict[str, Any]:
         "capacity_requests_per_second": full,
         "flood": {**figures(run), "answered_per_second_over_capacity": answered / full},
         "capacity_two_seconds_after": after / full,
-        "megabytes": {"before": quiet, "most": memory.most, "after": megabytes(server.process.pid)},
+        "megabytes": {"before": quiet, "most": memory.most, "after": megabytes(triton)},
     }
-    with Memory(server) as memory:
+    with Memory(triton) as memory:
         document["at_once"] = figures(burst(served, single))
     document["at_once"]["megabytes"] = memory.most
     document["floor"] = figures(burst(served, _FLOOR, _LIVE))
@@ -185,9 +185,8 @@ def _seconds(value: float | None) -> str:
 
 def main(repository: str, name: str) -> None:
     """Measure, print a table, keep the figures."""
-    with Server(Path(repository), models=[name], grpc_port=0, http_port=0, metrics_port=0, latency_goal=GOAL) as server:
-        server.wait_ready()
-        found = measured(Served(server.grpc_url, name, _DRAIN), server)
+    with serving(Path(repository), [name], "--latency-goal", str(GOAL)) as server:
+        found = measured(Served(server.grpc, name, _DRAIN), server.triton)
     show(found)
     write(f"overload-{name}", f"python -m benchmarks.reliability.overload REPOSITORY {name}", found)
 

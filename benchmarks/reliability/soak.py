@@ -25,8 +25,9 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.reliability.healing import Served, segments, serving
+from benchmarks.reliability.healing import segments
 from benchmarks.report import write
+from benchmarks.serving import Running, serving
 from tritext import Client
 from tritext.build import release
 from tritext.errors import TritextError
@@ -80,7 +81,7 @@ def calling(address: str, models: list[str], seen: Seen) -> Iterator[None]:
             thread.join()
 
 
-def sample(served: Served) -> dict[str, float]:
+def sample(served: Running) -> dict[str, float]:
     """MB of each process, by what it does in which model; pieces of shared memory; open files of all."""
     found: dict[str, float] = {"/dev/shm pieces": segments(served.triton)}  # noqa: S108 - a name, not a path to write
     files = 0
@@ -99,7 +100,7 @@ def sample(served: Served) -> dict[str, float]:
     return {**found, "open files": files}
 
 
-def _name(pid: int, served: Served, cmdline: str) -> str:
+def _name(pid: int, served: Running, cmdline: str) -> str:
     if pid == served.process.pid:
         return "tritext serve MB"
     if pid == served.triton:
@@ -109,7 +110,7 @@ def _name(pid: int, served: Served, cmdline: str) -> str:
     return f"{step['name']} {step['role']} MB" if step else "other MB"
 
 
-def run(served: Served, repository: Path, model: str, minutes: float, seen: Seen) -> None:
+def run(served: Running, repository: Path, model: str, minutes: float, seen: Seen) -> None:
     """Swap builds once a minute, and sample."""
     current = committed(repository, model)
     builds = sorted(folder.name for folder in (repository / model / "builds").iterdir())

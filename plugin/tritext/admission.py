@@ -1,31 +1,26 @@
 """Bounded admission, counted in tokens: the tokenizer step refuses what the encoder step could not begin in time.
 
-The steps of a model are processes of their own, so they share a board: a file of one page in shared memory, in which
-each process writes a slot of its own and reads those of the others. No lock is taken after the start. The tokenizer
-step (`Gate`) adds the tokens that it lets through; the encoder step (`Meter`) adds those it has begun and ended, and
-how many a second it manages while it is busy. What was let through and not begun waits: divided by the rate, that is
-the time a new request would wait. Counting requests instead would let one of thousands of texts hide behind a one.
+The steps of a model are processes of their own, so they share a board. The tokenizer step (`Gate`) adds the tokens that
+it lets through; the encoder step (`Meter`) adds those it has begun and ended, and how many a second it manages while it
+is busy. What was let through and not begun waits (`Queue`): divided by the rate, that is the time a new request would
+wait. Counting requests instead would let one of thousands of texts hide behind a one. The fence in front of gRPC reads
+the same board, and refuses what would only come here to be refused: `tritext.serve.shedding`.
 
 Requests get lost on the way (a caller's own timeout, an encoder that dies), so what was let through does not count for
-ever: see `Gate`. Without the two environment variables, as under a plain tritonserver, nothing is refused.
+ever: see `Queue`. Without the two environment variables, as under a plain tritonserver, nothing is refused.
 """
 
-import fcntl
 import logging
 import math
-import mmap
 import os
 import time
-import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import takewhile
-from operator import itemgetter
 from pathlib import Path
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, TypeVar
 
+from tritext.board import BEGUN, DONE, EPOCH, FENCE, GATE, IDLE_SINCE, METER, RATE, SEEN, Board
 from tritext.deadlines import Deadlines
 from tritext.naming import STEP_PATTERN
 
@@ -51,7 +46,12 @@ _log: Final = logging.getLogger("tritext")
 
 def environment(segments: str, goal: float) -> dict[str, str]:
     """What a server sets for its steps; the boards go when it removes the `segments` of shared memory."""
-    return {BOARDS: f"{_SHARED_MEMORY}/{segments}board_", LATENCY_GOAL: repr(goal)}
+    return {BOARDS: boards(segments), LATENCY_GOAL: repr(goal)}
+
+
+def boards(segments: str) -> str:
+    """How the paths of the boards of that server begin."""
+    return f"{_SHARED_MEMORY}/{segments}board_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,42 +77,6 @@ class Overload:
             f"There are {self.ahead:.1f} s of work waiting for this model already, and {limit}. "
             f"Try again in {self.again:.1f} s."
         )
-
-
-Slot: TypeAlias = "memoryview[float]"  # its fields, each a double
-# Tokens are counted from the board's beginning and never fall.
-_SLOTS, _FIELDS = 32, 8
-_KIND, _OWNER, _EPOCH, _SEEN, _BEGUN, _DONE, _RATE, _IDLE_SINCE = range(_FIELDS)
-_GATE, _METER = 1.0, 2.0
-
-
-class Board:
-    """The slots of one model's steps."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        weakref.finalize(self, os.close, self._file)
-        size = _SLOTS * _FIELDS * 8
-        os.posix_fallocate(self._file, 0, size)  # a full disk is an error here, and not when it is used
-        values = memoryview(mmap.mmap(self._file, size)).cast("d")
-        self._slots = [values[begin : begin + _FIELDS] for begin in range(0, _SLOTS * _FIELDS, _FIELDS)]
-
-    def claim(self, kind: float) -> Slot:
-        """A slot for this process, one whose owner has gone where there is one: its counts go on."""
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        try:
-            for slot in self._slots:
-                if slot[_KIND] == 0.0 or (slot[_KIND] == kind and not _lives(int(slot[_OWNER]))):
-                    slot[_KIND], slot[_OWNER], slot[_EPOCH] = kind, float(os.getpid()), slot[_EPOCH] + 1
-                    slot[_DONE], slot[_RATE], slot[_IDLE_SINCE] = slot[_BEGUN], 0.0, time.monotonic()
-                    return slot
-        finally:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
-        raise OSError("its board is full")
-
-    def slots(self) -> Iterator[Slot]:
-        """Those that were ever claimed."""
-        return takewhile(itemgetter(_KIND), self._slots)
 
 
 @dataclass(slots=True)
@@ -143,27 +107,27 @@ class Meter:
     """The encoder's side: what it has begun and ended, in tokens, and its rate."""
 
     def __init__(self, board: Board) -> None:
-        self._slot = board.claim(_METER)
+        self._slot = board.claim(METER)
         self._tokens = self._seconds = 0.0  # of late
         self._began = self._ended = 0.0  # of the batch at hand
         self.beat()
 
     def beat(self) -> None:
         """A sign of life, to be given every second or so."""
-        self._slot[_SEEN] = time.monotonic()
+        self._slot[SEEN] = time.monotonic()
 
     def begin(self, tokens: int) -> None:
         """A batch of so many tokens begins."""
         self._began = time.monotonic()
         self._ended = 0.0
-        self._slot[_IDLE_SINCE] = 0.0
-        self._slot[_BEGUN] += tokens
+        self._slot[IDLE_SINCE] = 0.0
+        self._slot[BEGUN] += tokens
 
     def progress(self, tokens: int) -> None:
         """So many of them are done."""
         now = time.monotonic()
-        self._slot[_DONE] += tokens
-        self._slot[_SEEN] = now
+        self._slot[DONE] += tokens
+        self._slot[SEEN] = now
         self._ended += tokens
         self._publish(self._tokens + self._ended, self._seconds + now - self._began)
 
@@ -174,16 +138,16 @@ class Meter:
         kept = 0.5 ** (elapsed / _HALF_LIFE)
         self._tokens, self._seconds = self._tokens * kept + self._ended, self._seconds * kept + elapsed
         self._publish(self._tokens, self._seconds)
-        self._slot[_DONE] = self._slot[_BEGUN]
-        self._slot[_IDLE_SINCE] = self._slot[_SEEN] = now
+        self._slot[DONE] = self._slot[BEGUN]
+        self._slot[IDLE_SINCE] = self._slot[SEEN] = now
 
     def _publish(self, tokens: float, seconds: float) -> None:
         if seconds > _ENOUGH:
-            self._slot[_RATE] = tokens / seconds
+            self._slot[RATE] = tokens / seconds
 
 
-class Gate:
-    """The tokenizer's side: how long a new request would wait, and whether that is too long.
+class Queue:
+    """What waits for a model's encoders, as whoever reads the `board` can tell; `goal` is the latency goal.
 
     What was let through stops to count, begun or not, when an encoder has been idle for a moment, when it has been
     restarted, and in any case after a few latency goals: so no loss on the way eats the budget for ever.
@@ -192,31 +156,24 @@ class Gate:
     def __init__(self, board: Board, goal: float) -> None:
         self.goal = goal
         self._board = board
-        self._slot = board.claim(_GATE)
         self._history: deque[tuple[float, float]] = deque()  # when, and what all gates had let through by then
         self._epochs: list[float] = []
         self._lost = 0.0  # of what was let through, what will never be begun
 
-    def let_through(self, tokens: int) -> None:
-        """So many more tokens are on their way to the encoder."""
-        self._slot[_BEGUN] += tokens
-
     def pressure(self) -> Pressure:
         """What waits now; nothing where no encoder is there that says how fast it is."""
         now = time.monotonic()
-        admitted = begun = rate = 0.0
+        admitted = sum([slot[BEGUN] for slot in self._board.slots(GATE)])
+        begun = rate = 0.0
         free_in, epochs, idle = math.inf, [], False
-        for slot in self._board.slots():
-            if slot[_KIND] == _GATE:
-                admitted += slot[_BEGUN]
-                continue
-            begun += slot[_BEGUN]
-            epochs.append(slot[_EPOCH])
-            own = slot[_RATE]  # its owner may change it meanwhile
-            if now - slot[_SEEN] < _STALE and own > 0.0:
+        for slot in self._board.slots(METER):
+            begun += slot[BEGUN]
+            epochs.append(slot[EPOCH])
+            own = slot[RATE]  # its owner may change it meanwhile
+            if now - slot[SEEN] < _STALE and own > 0.0:
                 rate += own
-                free_in = min(free_in, max(0.0, slot[_BEGUN] - slot[_DONE]) / own)
-                idle = idle or 0.0 < slot[_IDLE_SINCE] < now - _SETTLED
+                free_in = min(free_in, max(0.0, slot[BEGUN] - slot[DONE]) / own)
+                idle = idle or 0.0 < slot[IDLE_SINCE] < now - _SETTLED
         if epochs != self._epochs:  # what the former one had before it failed
             self._epochs, self._lost = epochs, admitted - begun
         waiting = self._waiting(now, admitted, begun, idle=idle)
@@ -242,6 +199,38 @@ class Gate:
             self._history.append((now, admitted))
 
 
+class Gate:
+    """The tokenizer's side: how long a new request would wait, and what is let through all the same."""
+
+    def __init__(self, board: Board, goal: float) -> None:
+        self._board = board
+        self._slot = board.claim(GATE)
+        self._queue = Queue(board, goal)
+        self._refused = self._refused_by_fences()
+
+    def let_through(self, tokens: int) -> None:
+        """So many more tokens are on their way to the encoder."""
+        self._slot[BEGUN] += tokens
+
+    def pressure(self) -> Pressure:
+        """What waits now."""
+        return self._queue.pressure()
+
+    def refused_before(self) -> float:
+        """Requests that never came here since this was asked last; of several gates the first one tells of them."""
+        before, self._refused = self._refused, self._refused_by_fences()
+        is_first = next(self._board.slots(GATE)) is self._slot
+        return self._refused - before if is_first else 0.0
+
+    def _refused_by_fences(self) -> float:
+        return sum([slot[BEGUN] for slot in self._board.slots(FENCE)])
+
+
+def board_path(boards: str, model: str, build: str) -> Path:
+    """Of the board that all steps of that build of `model` share; `boards` is how the paths begin."""
+    return Path(f"{boards}{model}_{build}")
+
+
 def gate(version: Path) -> Gate | None:
     """For the tokenizer step in that version folder; None where the environment does not ask for one."""
     try:
@@ -265,9 +254,9 @@ def deadlines(version: Path) -> Deadlines | None:
 
 
 def _path(version: Path) -> Path | None:
-    """Of the board that all steps of a build share."""
-    prefix, step = os.environ.get(BOARDS), STEP_PATTERN.fullmatch(version.parent.name)
-    return Path(f"{prefix}{step['name']}_{step['build']}") if prefix and step else None
+    """Of the board of the step in that version folder."""
+    boards, step = os.environ.get(BOARDS), STEP_PATTERN.fullmatch(version.parent.name)
+    return board_path(boards, step["name"], step["build"]) if boards and step else None
 
 
 def _made(version: Path, make: Callable[[], T]) -> T | None:
@@ -276,11 +265,3 @@ def _made(version: Path, make: Callable[[], T]) -> T | None:
     except OSError as error:
         _log.warning("%s works without admission: its board cannot be had (%s).", version.parent.name, error)
         return None
-
-
-def _lives(process: int) -> bool:
-    """Also of one that was killed and not yet waited for: it does not."""
-    with suppress(OSError):
-        status = Path(f"/proc/{process}/stat").read_text(encoding="ascii", errors="replace")
-        return status.rpartition(")")[2].split()[0] not in {"Z", "X"}
-    return False

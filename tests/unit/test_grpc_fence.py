@@ -22,17 +22,19 @@ from hpack import Encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tritext.calls
 from certificates import Authority
 from tritext import http2
+from tritext.calls import HEADER, Calls
 from tritext.contract import MOST_BYTES
 from tritext.errors import ServeError
-from tritext.given_up import HEADER, GivenUp
 from tritext.http2 import Malformed, frame, literals
 from tritext.serve.endpoints import claim
 from tritext.serve.fences import start_fences
 from tritext.serve.grpc_fence import GrpcFence
-from tritext.serve.grpc_headers import Headers
+from tritext.serve.grpc_headers import Headers, Passed
 from tritext.serve.grpc_relay import Relay
+from tritext.serve.shedding import Shedder
 
 METHOD = "/test.Service/Ask"
 STREAM = "/test.Service/Talk"
@@ -74,7 +76,7 @@ class Place:
     backend: Backend
     fence: GrpcFence
     address: str
-    given_up: GivenUp
+    calls: Calls
     inner: int
 
 
@@ -96,11 +98,11 @@ def placed(folder: Path, context: ssl.SSLContext | None = None, address: str = "
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    given_up = GivenUp(folder / "given_up")
-    fence = GrpcFence(address, port, inner, given_up, context)
+    calls = Calls(folder / "calls")
+    fence = GrpcFence(address, port, inner, calls, Shedder(calls, 0.0, lambda _: None), context)
     fence.start()
     try:
-        yield Place(backend, fence, f"127.0.0.1:{port}", given_up, inner)
+        yield Place(backend, fence, f"127.0.0.1:{port}", calls, inner)
     finally:
         backend.go.set()
         fence.stop()
@@ -149,7 +151,7 @@ def test_the_server_does_not_learn_that_a_call_was_given_up(place: Place, way: s
         elif way == "deadline":
             assert future.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     number = int(place.backend.headers[0][HEADER])
-    until(lambda: number in place.given_up)
+    until(lambda: place.calls.is_given_up(number))
     assert place.fence.answering == 0
     place.backend.go.set()
     assert place.backend.ended.acquire(timeout=10)
@@ -163,7 +165,7 @@ def test_calls_that_are_answered_are_not_taken_for_given_up(place: Place) -> Non
         for _ in range(20):
             ask(b"10", timeout=10)
     until(lambda: not place.fence.tunnels)
-    assert not any(int(headers[HEADER]) in place.given_up for headers in place.backend.headers)
+    assert not any(place.calls.is_given_up(int(headers[HEADER])) for headers in place.backend.headers)
 
 
 def test_who_gives_up_large_answers_leaves_room_for_the_others(place: Place) -> None:
@@ -258,7 +260,7 @@ def test_conversations_are_ended_as_if_all_had_been_said(place: Place) -> None:
         assert place.backend.begun.acquire(timeout=10)
         answers.cancel()
         stop.set()
-        until(lambda: int(place.backend.headers[0][HEADER]) in place.given_up)
+        until(lambda: place.calls.is_given_up(int(place.backend.headers[0][HEADER])))
         place.backend.go.set()
         assert place.backend.ended.acquire(timeout=10)
         assert place.backend.ended.acquire(timeout=10)
@@ -381,19 +383,21 @@ def test_a_full_shared_memory_is_an_error_when_it_is_asked_for(monkeypatch: pyte
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(tritext.calls, "_SHARED_MEMORY", tmp_path)
     endpoints = claim("127.0.0.1", 0, 0, 0)
     with pytest.raises(ServeError, match="has no room for a small table: No space left on device"):
-        start_fences(endpoints, None, tmp_path / "table")
+        start_fences(endpoints, None, "", 0.0, lambda _: None)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_port_that_is_taken_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_port_that_is_taken_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tritext.calls, "_SHARED_MEMORY", tmp_path)
     endpoints = claim("127.0.0.1", 0, 0, 0)
     with (
         socket.create_server(("127.0.0.1", endpoints.metrics)),
         pytest.raises(ServeError, match=f"Port {endpoints.metrics} on 127.0.0.1 cannot be opened"),
     ):
-        start_fences(endpoints, None, tmp_path / "table")
+        start_fences(endpoints, None, "", 0.0, lambda _: None)
     assert not list(tmp_path.iterdir())
 
 
@@ -436,7 +440,7 @@ def test_headers_that_refer_to_earlier_ones_are_understood() -> None:
     """As callers send them who have not heard yet that nothing is to be remembered."""
     encoder, headers = Encoder(), Headers()
     sent = [(":method", "POST"), (":path", "/a/b"), ("x-own", "value"), ("grpc-timeout", "5S")]
-    expected = literals(*sent[:3])
+    expected = Passed(literals(*sent[:3]), b"/a/b")
     blocks = [encoder.encode(sent) for _ in range(3)]
     assert len(blocks[1]) < len(blocks[0])
     assert [headers.passed_on(block) for block in blocks] == [expected] * 3
@@ -456,23 +460,16 @@ FRAMES = st.builds(
 )
 
 
-class Nowhere(GivenUp):
-    """Notes nothing."""
-
-    def __init__(self) -> None:
-        pass
-
-    def note(self, call: int) -> None:
-        """Nothing."""
-
-
 @settings(max_examples=2_000, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), FRAMES), max_size=30), st.integers(1, 50))
-def test_whatever_comes_is_passed_on_or_refused(sent: list[tuple[bool, bytes]], cut: int) -> None:
+def test_whatever_comes_is_passed_on_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, sent: list[tuple[bool, bytes]], cut: int
+) -> None:
     """In whatever pieces it comes: the same goes on."""
+    unread = Calls(tmp_path_factory.getbasetemp() / "unread")
 
     def passed(pieces: int) -> list[bytes] | None:
-        relay = Relay(itertools.count(1), Nowhere())
+        relay = Relay(itertools.count(1), unread, Shedder(unread, 0.0, lambda _: None))
         out = [b"", b""]
         try:
             relay.from_caller(http2.PREFACE)

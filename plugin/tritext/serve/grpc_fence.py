@@ -9,7 +9,8 @@ own to Triton, and frames go through if they are sound, but for these:
 - When a caller hangs up, or sends what is not sound, the connection to Triton stays until all is answered.
 - Either side's pings are answered here: Triton ends a connection with too many of them.
 
-Work that nobody waits for is not begun all the same: the steps look into a table of such calls (`tritext.given_up`).
+Work that nobody waits for is not begun all the same: the steps look into a table of such calls (`tritext.calls`). Work
+that there is no time for does not come so far: `tritext.serve.shedding`.
 Both sides are told not to remember headers, so that those of one call can be changed, or left out, by themselves.
 """
 
@@ -20,11 +21,12 @@ import ssl
 from collections.abc import Callable
 from typing import Final, cast
 
-from tritext.given_up import GivenUp
+from tritext.calls import Calls
 from tritext.http2 import Malformed
 from tritext.serve.doorway import Doorway
 from tritext.serve.endpoints import LOOPBACK
-from tritext.serve.grpc_relay import Relay
+from tritext.serve.grpc_relay import AHEAD, Relay
+from tritext.serve.shedding import Shedder
 
 MAX_CONNECTIONS: Final = 2000
 _HANDSHAKE: Final = 10.0  # seconds
@@ -32,24 +34,32 @@ _FAREWELL: Final = 30.0
 _PAUSE: Final = 0.02
 # Seconds, and probes, after which a caller is known to have vanished that said nothing of it.
 _ALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
+_MOST_KEPT: Final = 2 * AHEAD  # bytes for Triton, before nothing more is read from a caller
 _MOST_UNSENT: Final = 8 << 20  # bytes to a caller who reads nothing and asks on
 
 
 class GrpcFence(Doorway):
     """Listens at `address`:`port` and passes calls on to the gRPC server of Triton's at 127.0.0.1:`inner`.
 
-    Calls that are given up are noted in `given_up`. Callers are met with TLS where there is a `context`.
+    What the steps should know of calls is noted in `table`; `shedder` refuses calls that ask a model which has too much
+    to do. Callers are met with TLS where there is a `context`.
     """
 
     def __init__(
-        self, address: str, port: int, inner: int, given_up: GivenUp, context: ssl.SSLContext | None = None
+        self,
+        address: str,
+        port: int,
+        inner: int,
+        table: Calls,
+        shedder: Shedder,
+        context: ssl.SSLContext | None = None,
     ) -> None:
         super().__init__(address, port)
         self.inner = inner
         self.tunnels: set[_Tunnel] = set()
         self._context = context
         self._numbers = itertools.count(1)
-        self._given_up = given_up
+        self._table, self._shedder = table, shedder
 
     @property
     def answering(self) -> int:
@@ -79,7 +89,7 @@ class GrpcFence(Doorway):
         await asyncio.sleep(_PAUSE)
 
     def _accept(self) -> "_End":
-        return _Tunnel(self, Relay(self._numbers, self._given_up)).caller
+        return _Tunnel(self, Relay(self._numbers, self._table, self._shedder)).caller
 
 
 class _Tunnel:
@@ -104,6 +114,7 @@ class _Tunnel:
             self._connecting.cancel()
         self.caller.close()
         self._triton.close()
+        self.relay.lose()
 
     def abort(self) -> None:
         """Let go of both now."""
@@ -128,6 +139,7 @@ class _Tunnel:
 
     def _triton_is_here(self) -> None:
         if self in self._fence.tunnels:
+            self._triton.keep(_MOST_KEPT)
             self.caller.resume_reading()
         else:
             self.close()
@@ -190,6 +202,11 @@ class _End(asyncio.Protocol):
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for option, value in _ALIVE:
                 connection.setsockopt(socket.IPPROTO_TCP, option, value)
+
+    def keep(self, size: int) -> None:
+        """Let so many bytes wait to be sent before `pause_writing`."""
+        if self._transport is not None:
+            self._transport.set_write_buffer_limits(size)
 
     @property
     def unsent(self) -> int:

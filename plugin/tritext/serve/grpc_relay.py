@@ -1,12 +1,15 @@
 """What of the frames between a gRPC caller and Triton goes on, and what is said instead (RFC 9113)."""
 
+import re
 import struct
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
+from tritext.calls import HEADER, Calls
 from tritext.contract import MOST_BYTES
-from tritext.given_up import HEADER, GivenUp
 from tritext.http2 import (
     ACK,
     CONTINUATION,
@@ -15,6 +18,7 @@ from tritext.http2 import (
     END_HEADERS,
     END_STREAM,
     FRAME,
+    GOAWAY,
     HEADER_TABLE_SIZE,
     HEADERS,
     INITIAL_WINDOW_SIZE,
@@ -36,17 +40,25 @@ from tritext.http2 import (
     literals,
 )
 from tritext.serve.grpc_headers import Headers
+from tritext.serve.shedding import Shedder
 
 _MOST_HEADERS: Final = 16 << 10  # bytes of a call's: more than gRPC's server takes
 _MOST_SETTINGS: Final = 1 << 10  # bytes of a frame's
 _MOST_UNANSWERED: Final = 100  # frames of settings
+AHEAD: Final = 1 << 20  # bytes that a caller may send before Triton takes them
+_MOST_HELD: Final = 8_192  # calls of which nothing but headers has come
+_INFER: Final = b"/inference.GRPCInferenceService/ModelInfer"
+_MODEL: Final = re.compile(rb"[\x00-\xff]{5}\x0a([\x01-\x7f])")  # how such a call's message begins, and a name's length
 # The last word on a setting counts: no table of headers, and frames of the usual size.
 _SETTINGS: Final = struct.pack(">HIHI", HEADER_TABLE_SIZE, 0, MAX_FRAME_SIZE, LARGEST_FRAME)
 # Statuses of gRPC, and what to do.
 _COMPRESSED: Final = (12, "A compressed message is not taken. Send it as it is.")
+_OVERLOADED: Final = 14
 _TOO_LARGE: Final = (3, f"The message is larger than {MOST_BYTES >> 20} MiB. Send fewer texts at a time.")
 _INCREMENT: Final = struct.Struct(">I")
 _SETTING: Final = struct.Struct(">HI")
+_STREAM, _STREAM_AT = struct.Struct(">I"), 5  # in a frame
+_REFUSED: Final = _INCREMENT.pack(7)  # as the reason of a reset: nothing was done for that call
 # The least and the most that a setting may be; of the others, anything. With no room for an answer a call that is given
 # up would never end.
 _RANGES: Final = {
@@ -61,11 +73,20 @@ _SIZES: Final = {RST_STREAM: 4, WINDOW_UPDATE: 4, PING: 8}
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """`room`: bytes that its caller may send; `received`: of its answer, for which no room has been made again."""
+    """A call, on one stream of its caller's connection and, once it has gone on, on another of Triton's.
+
+    `headers`: for Triton; `room`: bytes that its caller may send; `sent`: those it has; `received`: of its answer, for
+    which no room has been made again.
+    """
 
     number: int
+    callers: int
+    headers: bytes
     room: int
     is_whole: bool
+    tritons: int = 0  # not yet
+    model: bytes = b""  # that it asks, where it is an inference
+    sent: int = 0
     is_given_up: bool = False
     is_answered: bool = False  # in part: its caller has an answer's first headers
     received: int = 0
@@ -98,20 +119,26 @@ class _Call:
 class Relay:
     """One caller's connection, and the one to Triton that carries its calls.
 
-    `numbers` gives each call one of its own; what is given up is noted in `given_up`. Whatever the caller sends, Triton
-    gets what is sound: it would end a connection otherwise, and with it calls that it works on.
+    `numbers` gives each call one of its own; what is given up is noted in `table`; `shedder` refuses calls. Triton does
+    not hear of those, so streams have other numbers there; and a caller may send more than Triton takes at the moment,
+    so that it hears of refusals soon. Whatever the caller sends, Triton gets what is sound: it would end a connection
+    otherwise, and with it calls that it works on.
     """
 
-    def __init__(self, numbers: Iterator[int], given_up: GivenUp) -> None:
-        self._numbers, self._given_up = numbers, given_up
+    def __init__(self, numbers: Iterator[int], table: Calls, shedder: Shedder) -> None:
+        self._numbers, self._table, self._shedder = numbers, table, shedder
         self._headers = Headers()
-        self._calls: dict[int, _Call] = {}  # that Triton has not answered, by their streams
-        self._last = 0  # stream
+        self._calls: dict[int, _Call] = {}  # that are not answered, by their callers' streams
+        self._gone_on: dict[int, _Call] = {}  # those of them that Triton knows, by its streams
+        self._last, self._next = 0, 1  # stream, of the caller and for Triton
         self._preface = b""
         self._frames_of_caller, self._frames_of_triton = Frames(), Frames()
         self._block, self._block_of, self._block_flags = b"", 0, 0  # the caller's headers, while they come in parts
-        self._dropped = 0  # the stream whose answer's headers come in parts and are left out
-        self._room, self._received = WINDOW, 0  # as of a call, of all of them
+        self._goes_on_at = 0  # the caller's stream that the rest of an answer's headers is for; 0: nobody's
+        self._room, self._received = WINDOW + AHEAD, 0  # as of a call, of all of them
+        self._tritons_room = WINDOW
+        self._ahead = _widened(0, AHEAD)  # what is said of it, behind Triton's first settings
+        self._kept: deque[bytes] = deque()  # parts of messages that Triton has no room for
         self._calls_room, self._answers_room = WINDOW, WINDOW  # that each begins with
         self._unanswered_of_caller, self._unanswered_of_triton = 0, 0  # settings
         self._to_caller: list[bytes] = []
@@ -157,8 +184,20 @@ class Relay:
     def abandon(self) -> None:
         """The caller has hung up."""
         self.is_abandoned = True
-        self._to_triton += [self._give_up(number, call) for number, call in self._calls.items()]
+        self._to_triton += [self._give_up(call) for call in list(self._calls.values())]
         self._to_triton += [_widened(0, self._received), frame(SETTINGS, ACK, 0, b"") * self._unanswered_of_triton]
+
+    def lose(self) -> None:
+        """Triton has hung up."""
+        for call in list(self._calls.values()):
+            self._end(call)
+
+    def _end(self, call: _Call) -> None:
+        """There is nothing more to come of it."""
+        del self._calls[call.callers]
+        self._gone_on.pop(call.tritons, None)
+        if call.model:
+            self._shedder.answered(call.number)
 
     def _of_caller(self, kind: int, flags: int, number: int, raw: bytes) -> bytes:
         """What goes to Triton in the place of one frame."""
@@ -191,14 +230,40 @@ class Relay:
             return b""
         self._room -= size
         call.room -= size
+        call.sent += size
         if call.is_whole or self._room < 0 or call.room < 0 or flags & PADDED:  # gRPC's server takes no padding
             raise Malformed
-        if refusal := call.refusal(raw[FRAME.size :]):
+        payload, end = raw[FRAME.size :], flags & END_STREAM
+        if refusal := call.refusal(payload) or self._shed(call, payload):
             self._room += size
-            self._to_caller.append(_widened(0, size) + _refused(number, *refusal, is_answered=call.is_answered))
-            return self._give_up(number, call)
-        call.is_whole = bool(flags & END_STREAM)
-        return raw if flags in {0, END_STREAM} else frame(DATA, flags & END_STREAM, number, raw[FRAME.size :])
+            self._to_caller.append(_widened(0, size) + _refused(call, *refusal, is_whole=bool(end)))
+            return self._give_up(call)
+        gone_on = b"" if call.tritons else self._go_on(call)
+        call.is_whole = bool(end)
+        if end and call.model:
+            self._shedder.passed(call.model, call.number, call.sent)
+        return gone_on + self._taken(_numbered(raw, call.tritons, end))
+
+    def _taken(self, part: bytes) -> bytes:
+        """That part of a message, if Triton has room for it, and for those before it."""
+        size = len(part) - FRAME.size
+        if self._kept or size > self._tritons_room:
+            self._kept.append(part)
+            return b""
+        self._tritons_room -= size
+        return part
+
+    def _shed(self, call: _Call, payload: bytes) -> tuple[int, str] | None:
+        """A status of gRPC's, and a sentence, where the model that an inference asks has too much to do.
+
+        Where its message does not begin with the model's name, it goes on.
+        """
+        if call.tritons or call.sent > len(payload) or not (found := _MODEL.match(payload)):
+            return None
+        end = found.end() + found[1][0]
+        call.model = payload[found.end() : end]
+        overload = self._shedder.refusal(call.model)
+        return (_OVERLOADED, str(overload)) if overload else None
 
     def _check_begun(self, number: int) -> None:
         if not number % 2 or number > self._last:
@@ -224,31 +289,41 @@ class Relay:
         stream, block, end = self._block_of, self._block, self._block_flags & END_STREAM
         self._block, self._block_of = b"", 0
         passed = self._headers.passed_on(block)
-        call = _Call(next(self._numbers), self._calls_room, bool(end))
+        call = _Call(next(self._numbers), stream, passed.block, self._calls_room, bool(end))
         self._calls[stream] = call
-        passed += literals((HEADER, str(call.number)))
-        if len(passed) <= LARGEST_FRAME:
-            return frame(HEADERS, END_HEADERS | end, stream, passed)
-        head, rest = passed[:LARGEST_FRAME], passed[LARGEST_FRAME:]
-        parts = [frame(HEADERS, end, stream, head)]
+        is_held = passed.path == _INFER and not end and len(self._calls) - len(self._gone_on) <= _MOST_HELD
+        return b"" if is_held else self._go_on(call)
+
+    def _go_on(self, call: _Call) -> bytes:
+        """A call's headers, for Triton, and room for its answer."""
+        call.tritons, self._next = self._next, self._next + 2
+        self._gone_on[call.tritons] = call
+        headers = call.headers + literals((HEADER, str(call.number)))
+        head, rest = headers[:LARGEST_FRAME], headers[LARGEST_FRAME:]
+        end = END_STREAM if call.is_whole else 0
+        parts = [frame(HEADERS, end if rest else END_HEADERS | end, call.tritons, head)]
         while rest:
             head, rest = rest[:LARGEST_FRAME], rest[LARGEST_FRAME:]
-            parts.append(frame(CONTINUATION, 0 if rest else END_HEADERS, stream, head))
-        return b"".join(parts)
+            parts.append(frame(CONTINUATION, 0 if rest else END_HEADERS, call.tritons, head))
+        call.headers = b""
+        return b"".join([*parts, _widened(call.tritons, -call.received)])
 
     def _reset(self, number: int) -> bytes:
         self._check_begun(number)
         call = self._calls.get(number)
-        return self._give_up(number, call) if call else b""
+        return self._give_up(call) if call else b""
 
-    def _give_up(self, stream: int, call: _Call) -> bytes:
+    def _give_up(self, call: _Call) -> bytes:
         """Nobody waits for that call any more: it is ended as if all had been sent, and room made for its answer."""
+        if not call.tritons:
+            self._end(call)
+            return b""
         if call.is_given_up:
             return b""
         call.is_given_up = True
-        self._given_up.note(call.number)
-        end = b"" if call.is_whole else frame(DATA, END_STREAM, stream, b"")
-        return end + _widened(stream, call.received)
+        self._table.give_up(call.number)
+        end = b"" if call.is_whole else self._taken(frame(DATA, END_STREAM, call.tritons, b""))
+        return end + _widened(call.tritons, call.received)
 
     def _widened_by_caller(self, number: int, raw: bytes) -> bytes:
         """Room for more of an answer, or of all: never more than there can be."""
@@ -267,7 +342,7 @@ class Relay:
         call.received -= more
         if self._answers_room - call.received > WIDEST:
             raise Malformed
-        return _widened(number, more)
+        return _widened(call.tritons, more) if call.tritons else b""
 
     def _settings_of_caller(self, flags: int, raw: bytes) -> bytes:
         """With ours as the last word; Malformed where Triton would not take them."""
@@ -300,17 +375,29 @@ class Relay:
             return self._settings_of_triton(flags, raw)
         if kind == WINDOW_UPDATE:
             return self._widened_by_triton(number, raw)
-        if kind == CONTINUATION:
-            is_dropped = number == self._dropped
-            if flags & END_HEADERS:
-                self._dropped = 0
-            return b"" if is_dropped else raw
+        if kind == GOAWAY:
+            return self._parted(raw)
         return self._answered(kind, flags, number, raw) if number else raw
+
+    def _parted(self, raw: bytes) -> bytes:
+        """Triton takes no calls behind the last one that it names: they may be asked again elsewhere."""
+        if len(raw) < FRAME.size + 8:
+            raise Malformed
+        last = int.from_bytes(raw[FRAME.size : FRAME.size + 4], "big") & WIDEST
+        if last == WIDEST:  # it only says that it will
+            return raw
+        late = [call for call in self._calls.values() if not 0 < call.tritons <= last]
+        for call in late:
+            self._end(call)
+        refused = [frame(RST_STREAM, 0, call.callers, _REFUSED) for call in late if not call.is_given_up]
+        named = raw[: FRAME.size] + _INCREMENT.pack(self._last) + raw[FRAME.size + 4 :]
+        return b"".join([*refused, named])
 
     def _settings_of_triton(self, flags: int, raw: bytes) -> bytes:
         if flags & ACK:
             self._unanswered_of_caller -= 1
             return raw
+        ahead, self._ahead = self._ahead, b""
         if self.is_abandoned:
             self._to_triton.append(frame(SETTINGS, ACK, 0, b""))
             return b""
@@ -322,40 +409,68 @@ class Relay:
                     call.room += value - self._calls_room
                 self._calls_room = value
         self._unanswered_of_triton += 1
-        return frame(SETTINGS, 0, 0, payload + _SETTINGS)
+        return frame(SETTINGS, 0, 0, payload + _SETTINGS) + ahead
 
     def _widened_by_triton(self, number: int, raw: bytes) -> bytes:
         more = int.from_bytes(raw[FRAME.size :], "big") & WIDEST
         if not number:
             self._room += more
-        elif call := self._calls.get(number):
+            self._tritons_room += more
+            self._send_kept()
+            return raw
+        if call := self._gone_on.get(number):
             call.room += more
-        return raw
+            return b"" if call.is_given_up else _numbered(raw, call.callers, 0)
+        return b""
+
+    def _send_kept(self) -> None:
+        """What Triton has room for now."""
+        while self._kept and len(self._kept[0]) - FRAME.size <= self._tritons_room:
+            part = self._kept.popleft()
+            self._tritons_room -= len(part) - FRAME.size
+            self._to_triton.append(part)
 
     def _answered(self, kind: int, flags: int, number: int, raw: bytes) -> bytes:
         """A frame of an answer."""
-        call = self._calls.get(number)
+        if kind == CONTINUATION:
+            stream = self._goes_on_at
+            return _numbered(raw, stream, flags) if stream else b""
+        self._goes_on_at = 0
+        call = self._gone_on.get(number)
+        if call is None:
+            return b""
         if kind == RST_STREAM or (kind in {HEADERS, DATA} and flags & END_STREAM):
-            self._calls.pop(number, None)
+            self._end(call)
         size = len(raw) - FRAME.size if kind == DATA else 0
-        if call is None or not call.is_given_up:
+        if not call.is_given_up:
             self._received += size
-            if call is not None:
-                call.received += size
-                call.is_answered = True
-            return raw
+            call.received += size
+            call.is_answered = True
+            self._goes_on_at = call.callers
+            return _numbered(raw, call.callers, flags)
         if size:
             self._to_triton.append(_widened(0, size) + (b"" if flags & END_STREAM else _widened(number, size)))
-        if kind == HEADERS and not flags & END_HEADERS:
-            self._dropped = number
         return b""
 
 
-def _refused(stream: int, status: int, sentence: str, *, is_answered: bool) -> bytes:
-    """The end of a call, before it is complete, and that the rest of it is not wanted."""
-    first = () if is_answered else ((":status", "200"), ("content-type", "application/grpc"))
-    headers = literals(*first, ("grpc-status", str(status)), ("grpc-message", sentence))
-    return frame(HEADERS, END_HEADERS | END_STREAM, stream, headers) + frame(RST_STREAM, 0, stream, bytes(4))
+def _refused(call: _Call, status: int, sentence: str, *, is_whole: bool) -> bytes:
+    """The end of a call and, where that is not whole, that the rest of it is not wanted."""
+    enough = b"" if is_whole else frame(RST_STREAM, 0, call.callers, bytes(4))
+    headers = _last_headers(status, sentence, is_first=not call.is_answered)
+    return frame(HEADERS, END_HEADERS | END_STREAM, call.callers, headers) + enough
+
+
+@lru_cache(maxsize=64)
+def _last_headers(status: int, sentence: str, *, is_first: bool) -> bytes:
+    first = ((":status", "200"), ("content-type", "application/grpc")) if is_first else ()
+    return literals(*first, ("grpc-status", str(status)), ("grpc-message", sentence))
+
+
+def _numbered(raw: bytes, stream: int, flags: int) -> bytes:
+    """A frame on another stream, and perhaps with fewer flags."""
+    if raw[4] == flags and _STREAM.unpack_from(raw, _STREAM_AT) == (stream,):
+        return raw
+    return frame(raw[3], flags, stream, raw[FRAME.size :])
 
 
 def _settings(payload: bytes) -> Iterator[tuple[int, int]]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Self
 
 from tritext import access
+from tritext.calls import HEADER
 from tritext.errors import ServeError
-from tritext.given_up import HEADER
 from tritext.serve.endpoints import Endpoints, resolve
 from tritext.serve.remote import Remote
 from tritext.serve.tls import Tls

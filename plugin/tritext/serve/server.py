@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from tritext import admission, given_up
+from tritext import admission, calls
 from tritext.engines.machine import THREADS
 from tritext.errors import ModelsUnfit, RepositoryError, ServeError, TritextError
 from tritext.in_use import InUse
@@ -194,14 +194,14 @@ class Server:
                 **self._told,
                 **self.protection.environment(),
                 **admission.environment(segments, self._latency_goal),
-                **(given_up.environment(segments) if self._grpc_fence else {}),
+                **(calls.environment(segments) if self._grpc_fence else {}),
             },
             folder=self.repository,
             log=self._log,
             segments=segments,
             access_log=self._access_log,
         )
-        self._fences = start_fences(self._endpoints, self.protection.tls, given_up.path(segments))
+        self._fences = start_fences(self._endpoints, self.protection.tls, segments, self._latency_goal, self._build_of)
         self._process.start()
 
     def wait_ready(self, timeout: float = 120.0) -> None:
@@ -226,6 +226,9 @@ class Server:
                 raise self._failed(str(error), [model]) from error
         self.checked = [self._check(model) for model in self.models]
         remote.timeout = _PATIENCE
+
+    def _build_of(self, name: str) -> str | None:
+        return next((model.build for model in self.models if model.name == name), None)
 
     def _verify(self) -> None:
         for model in self.models:

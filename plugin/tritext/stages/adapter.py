@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from tritext.access import Guard
 from tritext.admission import Meter
+from tritext.calls import HEADER, Calls, number
 from tritext.engines.remote import connect
 from tritext.errors import EngineError, InvalidInput, Overloaded, TritextError
-from tritext.given_up import HEADER, GivenUp
 from tritext.stages.base import (
     DESCRIPTIONS,
     REQUEST_ID,
@@ -52,7 +52,7 @@ class StageModel:
         self._access_lines = AccessLines.wanted(args["model_name"])
         connect(_call)
         self._guard = Guard.from_environment()
-        self._given_up = GivenUp.from_environment()
+        self._calls = Calls.from_environment()
         folder = Path(args["model_repository"]) / args["model_version"]
         self._stage = self.stage.load(folder)
         config = json.loads(args["model_config"])
@@ -85,15 +85,15 @@ class StageModel:
             sent = request.parameters()
             parameters = json.loads(sent) if sent and sent != "{}" else {}
             self._guard.admit(parameters)
-            call = parameters.pop(HEADER, None)
+            call = number(parameters.pop(HEADER, None))
             inputs = {}
             for name in self._inputs:
                 tensor = pb_utils.get_input_tensor_by_name(request, name)
                 if tensor is not None:
                     inputs[name] = tensor.as_numpy()
             timeout = request.timeout() / 1e6 or None  # microseconds, 0: none
-            is_given_up = call is not None and self._given_up is not None and self._given_up.has(call)
-            return Request(inputs, parameters, timeout, request.request_id(), is_given_up)
+            is_given_up = self._calls is not None and self._calls.is_given_up(call)
+            return Request(inputs, parameters, timeout, request.request_id(), call, is_given_up)
         except InvalidInput as error:
             return error
         except Exception as error:  # noqa: BLE001 - what leaves `execute` would fail the whole batch

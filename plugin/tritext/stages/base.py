@@ -27,13 +27,15 @@ class Request:
     """One request to a stage. `inputs` leaves out what was not sent; `parameters` are as sent.
 
     ``timeout``: the seconds that its caller gave it, None for any time; ``id``: what its caller calls it, if anything;
-    ``is_given_up``: nobody waits for its answer any more.
+    ``call``: its number among `tritext.calls`, 0 where it came another way; ``is_given_up``: nobody waits for its
+    answer any more.
     """
 
     inputs: Mapping[str, NDArray[Any]]
     parameters: Mapping[str, object] = field(default_factory=dict)
     timeout: float | None = None
     id: str = ""
+    call: int = 0
     is_given_up: bool = False
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tritext import admission, contract
 from tritext.admission import Gate
+from tritext.calls import Calls
 from tritext.deadlines import Deadlines
 from tritext.engines.shapes import bucket
 from tritext.errors import InvalidInput, Overloaded, RepositoryError, TritextError
@@ -53,6 +54,7 @@ class TokenizerStage:
         self._estimate = Estimate(settings.max_length)
         self.gate: Gate | None = None
         self.deadlines: Deadlines | None = None
+        self.calls: Calls | None = None
         self.counts = zeros(TRUNCATIONS, REFUSED_INVALID, REFUSED_OVERLOAD, REFUSED_EXPIRED)
 
     @classmethod
@@ -67,6 +69,7 @@ class TokenizerStage:
             raise RepositoryError(f"{path} cannot be read ({error}). Build the model again.") from error
         stage = cls(settings, tokenizer)
         stage.gate, stage.deadlines = admission.gate(folder), admission.deadlines(folder)
+        stage.calls = Calls.from_environment() if stage.gate else None
         return stage
 
     def process(self, requests: Sequence[Request]) -> list[Answer | TritextError]:
@@ -83,7 +86,16 @@ class TokenizerStage:
                 answers.append(self._answer(job, [next(encoded) for _ in job.rows.texts]))
             else:
                 answers.append(self._windowed(job, job.rows.windows))
+        self._tell(requests, answers)
         return answers
+
+    def _tell(self, requests: Sequence[Request], answers: Sequence[Answer | TritextError]) -> None:
+        """Let the fence know what of its calls was let through, and count what it refused by itself."""
+        if self.gate:
+            self.counts[REFUSED_OVERLOAD] += self.gate.refused_before()
+        if self.calls:
+            for request, answer in zip(requests, answers, strict=True):
+                self.calls.judge(request.call, _let_through(request, answer))
 
     def _whole(self, jobs: Sequence[_Job]) -> list[Encoded]:
         """One row for each text of `jobs`."""
@@ -198,6 +210,13 @@ class TokenizerStage:
             answer[contract.OFFSETS.name] = _laid([row.offsets for row in rows], length, 0)
             answer[contract.TOKEN_KIND.name] = _laid([row.kinds for row in rows], length, contract.SPECIAL)
         return answer
+
+
+def _let_through(request: Request, answer: Answer | TritextError) -> int:
+    """The tokens of `answer` that go on to the encoder."""
+    if isinstance(answer, TritextError) or contract.COUNT_ONLY in request.parameters:
+        return 0
+    return int(np.count_nonzero(answer[contract.ATTENTION_MASK.name]))
 
 
 def _report(encoded: Sequence[Encoded], rows: Rows) -> Answer:
