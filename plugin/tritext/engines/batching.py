@@ -12,6 +12,7 @@ a few rows make a call. Hardly any padding, and the engine always meets the same
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import gcd
 from typing import Any, ClassVar, Final, Protocol, Self, TypeVar
 
 import numpy as np
@@ -23,11 +24,16 @@ from tritext.engines.base import FIRST_TOKENS, POSITION_IDS, SEGMENT_IDS, IntArr
 FloatArray = NDArray[np.float32]
 _Size = TypeVar("_Size", int, NDArray[np.int64])
 
-# Row lengths are rounded up to a multiple of this: fewer shapes for an engine to prepare for and to remember. OpenVINO
-# keeps some 2 MB for each shape that it has met, of a 6-layer MiniLM. Packed rows beyond _SHORT, which are full, have
-# twice the step: a row of 120 takes as long as one of 128, and there are a third fewer shapes.
+# Row lengths are rounded up to a multiple of this: fewer shapes for an engine to prepare for and to remember. Packed
+# rows beyond _SHORT, which are full, have twice the step: a row of 120 takes as long as one of 128.
 _STEP: Final = 8
 _SHORT: Final = 64
+# OpenVINO compiles the products with the weights for each number of tokens, rows times length, and keeps them: some
+# 3 MB each of a 6-layer MiniLM in int8, while another way to divide the same number into rows takes 0.5 MB. So last
+# calls, which are of all sizes, have few numbers of tokens: beyond 256 eight from one power of two to the next, beyond
+# 1024 the multiples of _COARSEST. Calls of more rows than _FEW are for GPUs, whose engines keep nothing.
+_COARSEST: Final = 128
+_FEW: Final = 16
 _STRETCH: Final = 1.25  # the last call may be so much larger, which is cheaper than one more
 _LAST: Final = 1 << 31  # beyond every index
 _BRIEF: Final = 4  # times as much is in a call when nobody is waiting
@@ -189,10 +195,9 @@ class Packed:
         while left:
             width = max(self.row_length, left[-1][0])
             most = max(1, self.row_length * self.rows // (width * (_BRIEF if brief() else 1)))
-            rows = _fitted(left, total, width, most) or filled(left, width, most)
+            rows, length = _fitted(left, total, width, most) or _full(left, width, most)
             total -= sum(row.size for row in rows)
-            left = without(left, rows)
-            shape = len(rows), _row_length(max(row.size for row in rows))
+            left, shape = without(left, rows), (len(rows), length)
             yield packed_call(texts, starts, rows, shape, pad_id, room=max(1, texts.wanted(rows)) if per_text else None)
 
 
@@ -226,25 +231,30 @@ def filled(lengths: Sequence[tuple[int, int]], room: int, most: int) -> list[Row
     return rows
 
 
-def _fitted(lengths: Sequence[tuple[int, int]], total: int, width: int, most: int) -> list[Row]:
-    """All that is left in one last call, its rows as long as makes them full; no rows where one call is too few.
+def _full(lengths: Sequence[tuple[int, int]], width: int, most: int) -> tuple[list[Row], int]:
+    """The rows of a call that is not the last one, and how long they are to be."""
+    rows = filled(lengths, width, most)
+    return rows, _row_length(max(row.size for row in rows))
 
-    A few texts hardly ever fill rows of a given length.
+
+def _fitted(lengths: Sequence[tuple[int, int]], total: int, width: int, most: int) -> tuple[list[Row], int] | None:
+    """All that is left in one last call, in rows as long as makes them full; None where one call is too few.
+
+    A few texts hardly ever fill rows of a given length. Of two calls of one size, that of the shorter rows costs less.
     """
     if total > most * width:
-        return []
-    best: list[Row] = []
+        return None
+    best = None
     least = most * width * _STRETCH
     fewest = max(1, total // width)
-    for count in range(fewest, fewest + 3):
-        for spare in (1.0, 1.05, 1.2):
-            room = _row_length(int(total / count * spare) + 1)
-            rows = filled(lengths, max(room, lengths[-1][0]), count)
-            computed = len(rows) * _row_length(max(row.size for row in rows))
-            if sum(row.size for row in rows) == total and computed < least:
-                best, least = rows, computed
-                if computed <= _row_length(total):  # no more padding than in one row
-                    return best
+    for count in range(fewest, fewest + 2):
+        room = _last_length(max(-(-total // count), lengths[-1][0]), count)
+        for each in (room, _last_length(room + 1, count)):
+            rows = filled(lengths, each, count)
+            length = _last_length(max(row.size for row in rows), len(rows))
+            if sum(row.size for row in rows) == total and len(rows) * length <= least:
+                best, least = (rows, length), len(rows) * length
+                break
     return best
 
 
@@ -255,6 +265,16 @@ def _rounded(size: _Size, step: int = _STEP) -> _Size:
 def _row_length(size: int) -> int:
     """Of packed rows that hold `size` tokens."""
     return _rounded(size, _STEP if size <= _SHORT else 2 * _STEP)
+
+
+def _last_length(size: int, count: int) -> int:
+    """Of the `count` rows of a last call that hold `size` tokens: such that its tokens are one of few numbers."""
+    length = _row_length(size)
+    if count > _FEW:
+        return length
+    step = min(_COARSEST, 1 << max(0, (count * length - 1).bit_length() - 4))
+    spread = _rounded(length, step // gcd(step, count))
+    return length if spread == length else _last_length(spread, count)  # which may be beyond a power of two
 
 
 def packed_call(
