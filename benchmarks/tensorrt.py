@@ -30,7 +30,6 @@ from rich.table import Table
 
 from benchmarks.checkpoints import CHECKPOINTS, build_minilm
 from benchmarks.report import write
-from benchmarks.serving import Running, serving
 from tritext.bench import metrics
 from tritext.bench.lengths import texts_of
 from tritext.bench.measure import Closed, Conditions, measure
@@ -47,6 +46,7 @@ from tritext.engines.plan import Recipe
 from tritext.engines.shapes import Shape
 from tritext.errors import EngineError
 from tritext.repository import BuiltModel
+from tritext.serve import Server
 from tritext.serve.ensemble import plan_folder
 from tritext.serve.prepare import prepare
 
@@ -74,27 +74,28 @@ MODELS: Final[dict[str, Callable[[Path], Path]]] = {**CHECKPOINTS, "bert-large":
 
 
 @contextmanager
-def served(checkpoint: Path, batching: Batching, precision: str, folder: Path) -> Iterator[tuple[BuiltModel, Running]]:
+def served(checkpoint: Path, batching: Batching, precision: str, folder: Path) -> Iterator[tuple[BuiltModel, Server]]:
     """The ensemble, ready and checked against the reference."""
     options = BuildOptions(
         "gpu_check", folder, engine="tensorrt", precision=precision, batching=batching, bounds=NOTHING
     )
     model = build(locate(str(checkpoint)), options).model
     prepare([model])
-    with serving(folder) as server:
+    with Server(folder, grpc_port=0, http_port=0, metrics_port=0) as server:
+        server.wait_ready()
         yield model, server
 
 
 class Subject:
     """One served model, asked with texts of one length."""
 
-    def __init__(self, model: BuiltModel, server: Running, length: int, conditions: Conditions) -> None:
+    def __init__(self, model: BuiltModel, server: Server, length: int, conditions: Conditions) -> None:
         self._server, self._length, self._conditions = server, length, conditions
         folder = plan_folder(model)
         if folder is None:
             raise SystemExit(f"{model.name} has no plan.")
         self._plan, self._recipe = folder.parent.name, Recipe.read(folder)
-        self._served = Served(server.grpc, model.name, 60.0)
+        self._served = Served(server.grpc_url, model.name, 60.0)
 
     def one_round(self) -> dict[str, float]:
         """Every figure once."""
@@ -123,7 +124,7 @@ class Subject:
 
     def _account(self) -> tuple[float, float]:
         """Microseconds that the plan's model has computed so far, and its executions."""
-        counters = metrics.read(self._server.metrics)
+        counters = metrics.read(self._server.metrics_url)
         return (
             counters.get(("nv_inference_compute_infer_duration_us", self._plan), 0.0),
             counters.get(("nv_inference_exec_count", self._plan), 0.0),
@@ -134,7 +135,7 @@ class Subject:
         arrays = self._full_call()
         size = int(arrays["input_ids"].size)
         grpc = wire.grpc()
-        with wire.open_channel(grpc, self._server.grpc, None) as channel, ThreadPoolExecutor(CALLERS) as pool:
+        with wire.open_channel(grpc, self._server.grpc_url, None) as channel, ThreadPoolExecutor(CALLERS) as pool:
             ask = wire.stub(channel).ModelInfer
             request = wire.messages().ModelInferRequest(model_name=self._plan)
             for name, array in arrays.items():

@@ -206,7 +206,7 @@ class Gate:
         self._board = board
         self._slot = board.claim(GATE)
         self._queue = Queue(board, goal)
-        self._refused = self._refused_by_fences()
+        self._refused = self._refused_by_fences()  # before this process was there
 
     def let_through(self, tokens: int) -> None:
         """So many more tokens are on their way to the encoder."""
@@ -217,10 +217,9 @@ class Gate:
         return self._queue.pressure()
 
     def refused_before(self) -> float:
-        """Requests that never came here since this was asked last; of several gates the first one tells of them."""
-        before, self._refused = self._refused, self._refused_by_fences()
+        """Requests so far that fences refused, which never came here; of several gates the first tells of them."""
         is_first = next(self._board.slots(GATE)) is self._slot
-        return self._refused - before if is_first else 0.0
+        return self._refused_by_fences() - self._refused if is_first else 0.0
 
     def _refused_by_fences(self) -> float:
         return sum([slot[BEGUN] for slot in self._board.slots(FENCE)])

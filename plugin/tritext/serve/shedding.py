@@ -2,8 +2,8 @@
 
 The first step judges best, since it knows a request's tokens, but each refusal of its costs Triton and itself some
 0.4 ms of processor: 5,000 at once keep two cores busy for a second, in which nobody hears anything. A refusal by the
-fence costs a fiftieth of that. It reads the same board as that step (`tritext.admission`), and adds what it has passed on and
-that step has not judged yet, at the tokens for a byte that the judged ones had.
+fence costs a fiftieth of that. It reads the same board as that step (`tritext.admission`), and adds what it has passed
+on and that step has not judged yet, at the tokens for a byte that the judged ones had.
 """
 
 import logging

@@ -7,7 +7,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -58,7 +58,8 @@ class StageModel:
         config = json.loads(args["model_config"])
         self._counts = self._stage.counts if isinstance(self._stage, Counting) else zeros()
         self._counts |= zeros(STEP_SECONDS)
-        self._counters = _Counters(args["model_name"], self._counts, getattr(self._stage, "meter", None))
+        elsewhere = getattr(self._stage, "counted_elsewhere", dict)
+        self._counters = _Counters(args["model_name"], self._counts, elsewhere, getattr(self._stage, "meter", None))
         self._inputs = [tensor["name"] for tensor in config["input"]]
         self._outputs = [tensor["name"] for tensor in config["output"]]
 
@@ -135,14 +136,14 @@ def _call(model: str, arrays: Mapping[str, NDArray[Any]], output: str) -> NDArra
 
 
 class _Counters:
-    """A step's counts among Triton's own metrics, some moments late.
+    """A step's counts among Triton's own metrics, some moments late; `elsewhere` gives what others counted for it.
 
     Each of them costs Triton a message between processes, so a thread of their own brings them there. It also gives
     the step's signs of life, where somebody waits for them.
     """
 
-    def __init__(self, model: str, counts: Counts, meter: Meter | None) -> None:
-        self._counts, self._meter = counts, meter
+    def __init__(self, model: str, counts: Counts, elsewhere: Callable[[], Counts], meter: Meter | None) -> None:
+        self._counts, self._elsewhere, self._meter = counts, elsewhere, meter
         self._told = zeros(*counts)
         self._stopped = threading.Event()
         names = {count.name for count in counts}
@@ -167,7 +168,9 @@ class _Counters:
     def _tell(self) -> bool:
         """Whether there is somebody to be told."""
         try:
-            for count, value in list(self._counts.items()):
+            more = self._elsewhere()
+            for count, own in list(self._counts.items()):
+                value = own + more.get(count, 0.0)
                 if grown := value - self._told[count]:
                     self._metrics[count].increment(grown)
                 self._told[count] = value

@@ -24,6 +24,7 @@ from tritext.stages.base import (
     REFUSED_OVERLOAD,
     TRUNCATIONS,
     Answer,
+    Counts,
     Request,
     zeros,
 )
@@ -90,12 +91,14 @@ class TokenizerStage:
         return answers
 
     def _tell(self, requests: Sequence[Request], answers: Sequence[Answer | TritextError]) -> None:
-        """Let the fence know what of its calls was let through, and count what it refused by itself."""
-        if self.gate:
-            self.counts[REFUSED_OVERLOAD] += self.gate.refused_before()
+        """Let the fence know what of its calls was let through."""
         if self.calls:
             for request, answer in zip(requests, answers, strict=True):
                 self.calls.judge(request.call, _let_through(request, answer))
+
+    def counted_elsewhere(self) -> Counts:
+        """What the fence refused by itself."""
+        return {REFUSED_OVERLOAD: self.gate.refused_before()} if self.gate else {}
 
     def _whole(self, jobs: Sequence[_Job]) -> list[Encoded]:
         """One row for each text of `jobs`."""
