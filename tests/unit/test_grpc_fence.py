@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 import tritext.calls
 from certificates import Authority
 from tritext import http2
+from tritext.admission import Overload
 from tritext.calls import HEADER, Calls
 from tritext.contract import MOST_BYTES
 from tritext.errors import ServeError
@@ -33,10 +34,12 @@ from tritext.serve.endpoints import claim
 from tritext.serve.fences import start_fences
 from tritext.serve.grpc_fence import GrpcFence
 from tritext.serve.grpc_headers import Headers, Passed
-from tritext.serve.grpc_relay import Relay
+from tritext.serve.grpc_relay import AHEAD, Relay
 from tritext.serve.shedding import Shedder
 
 METHOD = "/test.Service/Ask"
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+SPAM, PII = b"\n\x04spam", b"\n\x03pii"  # how a request to a model begins
 STREAM = "/test.Service/Talk"
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
@@ -63,6 +66,10 @@ class Backend:
         self.cut_off += not context.is_active()
         self.ended.release()
         return b"x" * int(size)
+
+    def infer(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        """The same, behind the name of a model."""
+        return self.answer(request[2 + request[1] :], context)
 
     def talk(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         for request in requests:
@@ -92,14 +99,17 @@ def placed(folder: Path, context: ssl.SSLContext | None = None, address: str = "
         "Ask": grpc.unary_unary_rpc_method_handler(backend.answer, raw, raw),
         "Talk": grpc.stream_stream_rpc_method_handler(backend.talk, raw, raw),
     }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Service", handlers),))
+    infer = {"ModelInfer": grpc.unary_unary_rpc_method_handler(backend.infer, raw, raw)}
+    for service, methods in (("test.Service", handlers), ("inference.GRPCInferenceService", infer)):
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
     inner = server.add_insecure_port("127.0.0.1:0")
     server.start()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     calls = Calls(folder / "calls")
-    fence = GrpcFence(address, port, inner, calls, Shedder(calls, 0.0, lambda _: None), context)
+    shedder = Shedder(calls, 0.0, lambda _: None)
+    fence = GrpcFence(address, port, inner, itertools.count(1), calls, shedder, context)
     fence.start()
     try:
         yield Place(backend, fence, f"127.0.0.1:{port}", calls, inner)
@@ -195,9 +205,9 @@ def narrow(place: Place) -> Iterator[socket.socket]:
         yield connection
 
 
-def asked(stream: int, question: bytes) -> bytes:
+def asked(stream: int, question: bytes, method: str = METHOD) -> bytes:
     headers = literals(
-        (":method", "POST"), (":scheme", "http"), (":path", METHOD), (":authority", "here"), ("te", "trailers"),
+        (":method", "POST"), (":scheme", "http"), (":path", method), (":authority", "here"), ("te", "trailers"),
         ("content-type", "application/grpc"),
     )  # fmt: skip
     return frame(http2.HEADERS, http2.END_HEADERS, stream, headers) + frame(
@@ -309,6 +319,128 @@ def test_every_message_of_a_conversation_is_looked_at(place: Place) -> None:
         answered.set()
         with pytest.raises(grpc.RpcError, match="larger than 64 MiB"):
             list(answers)
+
+
+@pytest.fixture
+def overloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One model has too much to do."""
+    monkeypatch.setattr(Shedder, "refusal", lambda _, model: Overload(3.0, 2.0, None) if model == SPAM[2:] else None)
+
+
+@pytest.mark.parametrize("size", [1, 10_000_000])
+@pytest.mark.usefixtures("overloaded")
+def test_what_a_model_has_no_time_for_never_gets_to_it(place: Place, size: int) -> None:
+    with calling(place, INFER) as ask:
+        for _ in range(3):
+            refused = [ask.future(SPAM + b"1\n".ljust(size), timeout=30) for _ in range(20)]
+            assert ask(PII + b"3\n".ljust(size), timeout=30) == b"xxx"
+            assert {future.code() for future in refused} == {grpc.StatusCode.UNAVAILABLE}
+            assert {future.details() for future in refused} == {str(Overload(3.0, 2.0, None))}
+    assert len(place.backend.headers) == 3
+    until(lambda: not place.fence.tunnels)
+
+
+def test_more_inferences_than_may_go_in_at_once_are_all_answered(place: Place) -> None:
+    with calling(place, INFER) as ask:
+        futures = [ask.future(SPAM + b"%d" % size, timeout=60) for size in range(3000)]
+        assert [len(future.result()) for future in futures] == list(range(3000))
+
+
+def test_who_gives_up_before_it_may_go_in_is_never_let_in(place: Place) -> None:
+    with calling(place, INFER) as ask:
+        kept = [ask.future(SPAM + b"1 wait", timeout=60) for _ in range(200)]
+        until(lambda: sum(len(tunnel.relay._calls) for tunnel in place.fence.tunnels) == 200)
+        given_up = [ask.future(SPAM + b"2 wait", timeout=60) for _ in range(100)]
+        until(lambda: sum(tunnel.relay.waiting for tunnel in place.fence.tunnels) == 300)
+        for future in given_up:
+            future.cancel()
+        until(lambda: sum(tunnel.relay.waiting for tunnel in place.fence.tunnels) == 200)
+        place.backend.go.set()
+        assert {future.result() for future in kept} == {b"x"}
+    until(lambda: not place.fence.tunnels)
+    assert len(place.backend.headers) == 200
+    assert place.backend.cut_off == 0
+
+
+def test_stop_waits_for_whoever_may_not_go_in_yet(place: Place) -> None:
+    with calling(place, INFER) as ask:
+        futures = [ask.future(SPAM + b"5 wait", timeout=60) for _ in range(300)]
+        until(lambda: sum(tunnel.relay.waiting for tunnel in place.fence.tunnels) == 300)
+        threading.Timer(0.2, place.backend.go.set).start()
+        assert place.fence.stop(patience=20)
+        assert {future.result() for future in futures} == {b"xxxxx"}
+
+
+def test_calls_whose_messages_come_in_another_order_than_their_headers(place: Place) -> None:
+    """As callers send them who wait for room: a stream may not begin at Triton behind one that began later."""
+    host, port = place.address.split(":")
+    headers = {stream: asked(stream, b"", INFER)[: -http2.FRAME.size] for stream in (1, 3, 5)}
+    answers: dict[int, bytes] = {}
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(http2.PREFACE + frame(http2.SETTINGS, 0, 0, b"") + b"".join(headers.values()))
+        for stream in (5, 1, 3):
+            question = SPAM + b"%d" % stream
+            prefix = struct.pack(">BI", 0, len(question))
+            for flags, part in ((0, b""), (0, prefix + question[:3]), (http2.END_STREAM, question[3:])):
+                connection.sendall(frame(http2.DATA, flags, stream, part))
+        frames = http2.Frames()
+        while len(answers) < 3:
+            for kind, _, number, whole in frames.read(connection.recv(1 << 16)):
+                if kind == http2.DATA:
+                    answers[number] = whole[http2.FRAME.size + 5 :]
+    assert answers == {1: b"x", 3: b"xxx", 5: b"xxxxx"}
+
+
+def test_a_server_that_ends_answers_what_it_has_taken_and_no_more(tmp_path: Path) -> None:
+    """Its last word names its own streams; the others may be asked again elsewhere."""
+    calls = Calls(tmp_path / "calls")
+    relay = Relay(itertools.count(1), calls, Shedder(calls, 0.0, lambda _: None))
+    relay.from_caller(http2.PREFACE + frame(http2.SETTINGS, 0, 0, b""))
+    held, question = asked(1, b"", INFER)[: -http2.FRAME.size], struct.pack(">BI", 0, 1) + b"1"
+    relay.from_caller(held + asked(3, question) + asked(5, question))
+    relay.said()
+    relay.from_triton(frame(http2.GOAWAY, 0, 0, struct.pack(">II", 1, 0)))
+    said = [
+        (kind, number, whole[http2.FRAME.size :]) for kind, _, number, whole in http2.Frames().read(relay.said()[0])
+    ]
+    assert sorted(said) == [
+        (http2.RST_STREAM, 1, struct.pack(">I", 7)),
+        (http2.RST_STREAM, 5, struct.pack(">I", 7)),
+        (http2.GOAWAY, 0, struct.pack(">II", 5, 0)),
+    ]
+    assert not relay.is_done
+    relay.from_triton(frame(http2.HEADERS, http2.END_HEADERS | http2.END_STREAM, 1, literals(("grpc-status", "0"))))
+    (answer,) = http2.Frames().read(relay.said()[0])
+    assert answer[2] == 3
+    assert relay.is_done
+
+
+def test_a_caller_sends_ahead_no_more_than_it_may(tmp_path: Path) -> None:
+    """Triton gets as much as it has room for, in order, and the rest as it makes some."""
+    calls = Calls(tmp_path / "calls")
+    relay = Relay(itertools.count(1), calls, Shedder(calls, 0.0, lambda _: None))
+    wide = struct.pack(">HI", http2.INITIAL_WINDOW_SIZE, http2.WIDEST)
+    relay.from_triton(frame(http2.SETTINGS, 0, 0, wide))
+    assert frame(http2.WINDOW_UPDATE, 0, 0, struct.pack(">I", AHEAD)) in relay.said()[0]
+    head = asked(1, b"")[: -http2.FRAME.size]
+    body = struct.pack(">BI", 0, 10_000_000) + bytes(http2.WINDOW + AHEAD - 5)
+    parts = [body[at : at + 16_000] for at in range(0, len(body), 16_000)]
+    relay.from_caller(http2.PREFACE + head + b"".join(frame(http2.DATA, 0, 1, part) for part in parts))
+
+    def passed() -> bytes:
+        frames = http2.Frames().read(relay.said()[1].removeprefix(http2.PREFACE))
+        return b"".join(whole[http2.FRAME.size :] for kind, _, _, whole in frames if kind == http2.DATA)
+
+    got = passed()
+    assert len(got) == 4 * 16_000
+    relay.from_triton(frame(http2.WINDOW_UPDATE, 0, 0, struct.pack(">I", 200_000)))
+    got += passed()
+    assert 200_000 < len(got) <= http2.WINDOW + 200_000
+    relay.from_triton(frame(http2.WINDOW_UPDATE, 0, 0, struct.pack(">I", AHEAD)))
+    assert got + passed() == body
+    too_much = frame(http2.DATA, 0, 1, bytes(16_000)) * ((200_000 + AHEAD) // 16_000 + 1)
+    with pytest.raises(Malformed):
+        relay.from_caller(too_much)
 
 
 def test_headers_arrive_but_for_a_number_that_is_not_ours(place: Place) -> None:

@@ -1,5 +1,6 @@
 """What stands in front of Triton: a fence before each of its ports."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,17 +30,19 @@ def start_fences(
         return None if build is None else board_path(boards(segments), model, build)
 
     table = calls.path(segments)
+    numbers = itertools.count(1)
     context = None if tls is None else tls.context
     started: list[Doorway] = []
     try:
+        made = _made(table)
+        shedders = [Shedder(made, goal, board) for _ in range(3)]  # each belongs to one event loop
         fences: list[Doorway] = [
-            HttpFence(endpoints.reached_http, endpoints.http, endpoints.inner_http),
-            HttpFence(endpoints.address, endpoints.metrics, endpoints.inner_metrics, max_body=0),
+            HttpFence(endpoints.reached_http, endpoints.http, endpoints.inner_http, numbers, shedders[0]),
+            HttpFence(endpoints.address, endpoints.metrics, endpoints.inner_metrics, numbers, shedders[1], max_body=0),
         ]
         if endpoints.inner_grpc:
             address, port, inner = endpoints.address, endpoints.grpc, endpoints.inner_grpc
-            made = _made(table)
-            fences.append(GrpcFence(address, port, inner, made, Shedder(made, goal, board), context))
+            fences.append(GrpcFence(address, port, inner, numbers, made, shedders[2], context))
         for fence in fences:
             fence.start()
             started.append(fence)

@@ -15,10 +15,9 @@ Both sides are told not to remember headers, so that those of one call can be ch
 """
 
 import asyncio
-import itertools
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, cast
 
 from tritext.calls import Calls
@@ -41,8 +40,8 @@ _MOST_UNSENT: Final = 8 << 20  # bytes to a caller who reads nothing and asks on
 class GrpcFence(Doorway):
     """Listens at `address`:`port` and passes calls on to the gRPC server of Triton's at 127.0.0.1:`inner`.
 
-    What the steps should know of calls is noted in `table`; `shedder` refuses calls that ask a model which has too much
-    to do. Callers are met with TLS where there is a `context`.
+    Calls get their numbers from `numbers`. What the steps should know of them is noted in `table`; `shedder` says which
+    may go on, and when. Callers are met with TLS where there is a `context`.
     """
 
     def __init__(
@@ -50,6 +49,7 @@ class GrpcFence(Doorway):
         address: str,
         port: int,
         inner: int,
+        numbers: Iterator[int],
         table: Calls,
         shedder: Shedder,
         context: ssl.SSLContext | None = None,
@@ -58,8 +58,7 @@ class GrpcFence(Doorway):
         self.inner = inner
         self.tunnels: set[_Tunnel] = set()
         self._context = context
-        self._numbers = itertools.count(1)
-        self._table, self._shedder = table, shedder
+        self._numbers, self._table, self._shedder = numbers, table, shedder
 
     @property
     def answering(self) -> int:
@@ -89,14 +88,15 @@ class GrpcFence(Doorway):
         await asyncio.sleep(_PAUSE)
 
     def _accept(self) -> "_End":
-        return _Tunnel(self, Relay(self._numbers, self._table, self._shedder)).caller
+        return _Tunnel(self, self._numbers, self._table, self._shedder).caller
 
 
 class _Tunnel:
     """A caller's connection and one to Triton."""
 
-    def __init__(self, fence: GrpcFence, relay: Relay) -> None:
-        self._fence, self.relay = fence, relay
+    def __init__(self, fence: GrpcFence, numbers: Iterator[int], table: Calls, shedder: Shedder) -> None:
+        self._fence = fence
+        self.relay = Relay(numbers, table, shedder, self._say)
         self.caller = _End(self._caller_is_here, self._from_caller, self._caller_has_gone)
         self._triton = _End(self._triton_is_here, self._from_triton, self.close)
         self.caller.other, self._triton.other = self._triton, self.caller

@@ -3,9 +3,9 @@
 import re
 import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 from tritext.calls import HEADER, Calls
@@ -83,9 +83,12 @@ class _Call:
     callers: int
     headers: bytes
     room: int
-    is_whole: bool
+    is_inference: bool
+    is_bare: bool  # nothing but headers
+    is_whole: bool = False
     tritons: int = 0  # not yet
-    model: bytes = b""  # that it asks, where it is an inference
+    model: bytes = b""  # that it asks, where that is known
+    last: bytes = b""  # the last part of its message, as long as it waits to be let in
     sent: int = 0
     is_given_up: bool = False
     is_answered: bool = False  # in part: its caller has an answer's first headers
@@ -122,11 +125,13 @@ class Relay:
     `numbers` gives each call one of its own; what is given up is noted in `table`; `shedder` refuses calls. Triton does
     not hear of those, so streams have other numbers there; and a caller may send more than Triton takes at the moment,
     so that it hears of refusals soon. Whatever the caller sends, Triton gets what is sound: it would end a connection
-    otherwise, and with it calls that it works on.
+    otherwise, and with it calls that it works on. `wake` is called when there is something to say though nothing came.
     """
 
-    def __init__(self, numbers: Iterator[int], table: Calls, shedder: Shedder) -> None:
-        self._numbers, self._table, self._shedder = numbers, table, shedder
+    def __init__(
+        self, numbers: Iterator[int], table: Calls, shedder: Shedder, wake: Callable[[], None] = lambda: None
+    ) -> None:
+        self._numbers, self._table, self._shedder, self._wake = numbers, table, shedder, wake
         self._headers = Headers()
         self._calls: dict[int, _Call] = {}  # that are not answered, by their callers' streams
         self._gone_on: dict[int, _Call] = {}  # those of them that Triton knows, by its streams
@@ -143,6 +148,7 @@ class Relay:
         self._unanswered_of_caller, self._unanswered_of_triton = 0, 0  # settings
         self._to_caller: list[bytes] = []
         self._to_triton: list[bytes] = []
+        self._is_reading = False
         self.is_abandoned = False
 
     @property
@@ -173,8 +179,12 @@ class Relay:
                 raise Malformed
             self._to_triton.append(data[:rest])
             data = data[rest:]
-        for one in self._frames_of_caller.read(data):
-            self._to_triton.append(self._of_caller(*one))
+        self._is_reading = True
+        try:
+            for one in self._frames_of_caller.read(data):
+                self._to_triton.append(self._of_caller(*one))
+        finally:
+            self._is_reading = False
 
     def from_triton(self, data: bytes) -> None:
         """`data` arrived."""
@@ -196,7 +206,8 @@ class Relay:
         """There is nothing more to come of it."""
         del self._calls[call.callers]
         self._gone_on.pop(call.tritons, None)
-        if call.model:
+        call.last = b""
+        if call.is_inference:
             self._shedder.answered(call.number)
 
     def _of_caller(self, kind: int, flags: int, number: int, raw: bytes) -> bytes:
@@ -238,11 +249,24 @@ class Relay:
             self._room += size
             self._to_caller.append(_widened(0, size) + _refused(call, *refusal, is_whole=bool(end)))
             return self._give_up(call)
+        if end and call.is_inference:
+            call.is_whole, call.last = True, raw
+            self._shedder.enter(call.model, call.number, call.sent, partial(self._enter, call))
+            return b""
         gone_on = b"" if call.tritons else self._go_on(call)
         call.is_whole = bool(end)
-        if end and call.model:
-            self._shedder.passed(call.model, call.number, call.sent)
         return gone_on + self._taken(_numbered(raw, call.tritons, end))
+
+    def _enter(self, call: _Call) -> bool:
+        """An inference is let in, if somebody waits for it."""
+        raw, call.last = call.last, b""
+        if not raw:
+            return False
+        gone_on = b"" if call.tritons else self._go_on(call)
+        self._to_triton.append(gone_on + self._taken(_numbered(raw, call.tritons, END_STREAM)))
+        if not self._is_reading:
+            self._wake()
+        return True
 
     def _taken(self, part: bytes) -> bytes:
         """That part of a message, if Triton has room for it, and for those before it."""
@@ -289,9 +313,11 @@ class Relay:
         stream, block, end = self._block_of, self._block, self._block_flags & END_STREAM
         self._block, self._block_of = b"", 0
         passed = self._headers.passed_on(block)
-        call = _Call(next(self._numbers), stream, passed.block, self._calls_room, bool(end))
+        is_inference = passed.path == _INFER
+        call = _Call(next(self._numbers), stream, passed.block, self._calls_room, is_inference, is_bare=bool(end))
+        call.is_whole = call.is_bare
         self._calls[stream] = call
-        is_held = passed.path == _INFER and not end and len(self._calls) - len(self._gone_on) <= _MOST_HELD
+        is_held = is_inference and not end and len(self._calls) - len(self._gone_on) <= _MOST_HELD
         return b"" if is_held else self._go_on(call)
 
     def _go_on(self, call: _Call) -> bytes:
@@ -300,7 +326,7 @@ class Relay:
         self._gone_on[call.tritons] = call
         headers = call.headers + literals((HEADER, str(call.number)))
         head, rest = headers[:LARGEST_FRAME], headers[LARGEST_FRAME:]
-        end = END_STREAM if call.is_whole else 0
+        end = END_STREAM if call.is_bare else 0
         parts = [frame(HEADERS, end if rest else END_HEADERS | end, call.tritons, head)]
         while rest:
             head, rest = rest[:LARGEST_FRAME], rest[LARGEST_FRAME:]
@@ -322,7 +348,9 @@ class Relay:
             return b""
         call.is_given_up = True
         self._table.give_up(call.number)
-        end = b"" if call.is_whole else self._taken(frame(DATA, END_STREAM, call.tritons, b""))
+        has_ended = call.is_whole and not call.last
+        call.last = b""
+        end = b"" if has_ended else self._taken(frame(DATA, END_STREAM, call.tritons, b""))
         return end + _widened(call.tritons, call.received)
 
     def _widened_by_caller(self, number: int, raw: bytes) -> bytes:

@@ -10,12 +10,16 @@ import asyncio
 import contextlib
 import json
 import re
+import urllib.parse
+from collections.abc import Iterator
 from typing import Final
 
 from tritext import contract
+from tritext.calls import HEADER
 from tritext.serve.doorway import Doorway
 from tritext.serve.http_request import Head, Refused, check_body
 from tritext.serve.http_response import relay
+from tritext.serve.shedding import Shedder
 
 MAX_HEAD: Final = 64 << 10  # bytes of the request line and all header fields
 MAX_BODY: Final = contract.MOST_BYTES  # of a request's body
@@ -29,15 +33,30 @@ _PIECE: Final = 1 << 16
 _HOP: Final = frozenset(
     {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"content-length", b"expect"}
 )
+_OURS: Final = _HOP | {HEADER.encode()}
+# /generate passes no headers on (2.51): the first step cannot tell that it has judged such a call.
+_INFERENCE: Final = re.compile(rb"/v2/models/(?P<model>[^/?]+)(?:/versions/[^/?]+)?/(?P<way>infer|generate)")
 _JSON_LENGTH: Final = b"inference-header-content-length"
 
 
 class HttpFence(Doorway):
-    """Listens at `address`:`port` and passes what is sound on to an HTTP server of Triton's at 127.0.0.1:`inner`."""
+    """Listens at `address`:`port` and passes what is sound on to an HTTP server of Triton's at 127.0.0.1:`inner`.
 
-    def __init__(self, address: str, port: int, inner: int, max_body: int = MAX_BODY) -> None:
+    Inferences get their numbers from `numbers`; `shedder` says which may go on, and when.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        inner: int,
+        numbers: Iterator[int],
+        shedder: Shedder,
+        max_body: int = MAX_BODY,
+    ) -> None:
         super().__init__(address, port)
         self.max_body = max_body
+        self.numbers, self.shedder = numbers, shedder
         self._inner = inner
         self._connections, self._held = 0, 0
         self.busy = 0  # connections with a request under way
@@ -91,6 +110,10 @@ class HttpFence(Doorway):
         self._held -= size
 
 
+class _Shed(Exception):
+    """A request that is refused for overload, on a connection that goes on."""
+
+
 class _Connection:
     """One caller's requests, in order, over one connection of its own to Triton."""
 
@@ -105,23 +128,57 @@ class _Connection:
         try:
             while not self._fence.is_closing and (head := await self._head()) is not None:
                 self._fence.busy += 1
+                call = 0
                 try:
                     body = await self._body(head)
                     await _checked(body, head.get(_JSON_LENGTH))
+                    if asked := _INFERENCE.match(head.target):
+                        call = next(self._fence.numbers)
+                        await self._enter(call, asked["model"], len(body) if asked["way"] == b"infer" else 0)
                     if upstream is None or upstream[0].at_eof():
                         upstream = await self._connect(inner)
-                    upstream[1].write(_forwarded(head, len(body)))
+                    upstream[1].write(_forwarded(head, len(body), call))
                     upstream[1].write(body)
                     await upstream[1].drain()
                     again = await relay(upstream[0], self._writer, head.method)
+                except _Shed as shed:
+                    again = await self._tell(str(shed))
                 finally:
                     self._fence.busy -= 1
                     self._let_go()
+                    if call:
+                        self._fence.shedder.answered(call)
                 if not (again and head.goes_on):
                     return
         finally:
             if upstream is not None:
                 upstream[1].close()
+
+    async def _enter(self, call: int, model: bytes, size: int) -> None:
+        """Wait until that call may go on; _Shed where the model has too much to do."""
+        model = urllib.parse.unquote_to_bytes(model)
+        if overload := self._fence.shedder.refusal(model):
+            raise _Shed(str(overload))
+        may_go = asyncio.get_running_loop().create_future()
+
+        def go() -> bool:
+            if may_go.done():  # whoever asked has gone
+                return False
+            may_go.set_result(None)
+            return True
+
+        self._fence.shedder.enter(model, call, size, go)
+        await may_go
+
+    async def _tell(self, sentence: str) -> bool:
+        """Answer as Triton refuses; whether more may be asked."""
+        body = json.dumps({"error": sentence}).encode()
+        head = (
+            f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        self._writer.write(head.encode() + body)
+        await self._writer.drain()
+        return True
 
     async def _connect(self, inner: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         try:
@@ -210,9 +267,12 @@ async def _checked(body: bytes, json_length: bytes | None) -> None:
         check_body(body, json_length)
 
 
-def _forwarded(head: Head, size: int) -> bytes:
+def _forwarded(head: Head, size: int, call: int) -> bytes:
+    """With the number of the call, where it has one, and never with one of the caller's."""
     lines = [b"%s %s HTTP/1.1" % (head.method, head.target)]
-    lines += [b"%s: %s" % field for field in head.fields if field[0].lower() not in _HOP]
+    lines += [b"%s: %s" % field for field in head.fields if field[0].lower() not in _OURS]
+    if call:
+        lines.append(b"%s: %d" % (HEADER.encode(), call))
     if size or head.method == b"POST":
         lines.append(b"Content-Length: %d" % size)
     return b"\r\n".join(lines) + b"\r\n\r\n"

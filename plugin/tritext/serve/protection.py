@@ -76,10 +76,8 @@ class Protection:
 
     def flags(self) -> list[str]:
         """What tritonserver is told: no secret among it."""
-        patterns = [f"--grpc-header-forward-pattern={_forwarded(*([access.HEADER] if self.has_key else []), HEADER)}"]
-        if self.has_key:
-            patterns.append(f"--http-header-forward-pattern={_forwarded(access.HEADER)}")
-        return patterns
+        pattern = _forwarded(*([access.HEADER] if self.has_key else []), HEADER)
+        return [f"--{protocol}-header-forward-pattern={pattern}" for protocol in ("grpc", "http")]
 
     def environment(self) -> dict[str, str]:
         """What the steps are told. An empty value hides what may stand there already."""

@@ -194,7 +194,7 @@ class Server:
                 **self._told,
                 **self.protection.environment(),
                 **admission.environment(segments, self._latency_goal),
-                **(calls.environment(segments) if self._grpc_fence else {}),
+                **calls.environment(segments),
             },
             folder=self.repository,
             log=self._log,

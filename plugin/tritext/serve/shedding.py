@@ -1,11 +1,19 @@
-"""Load shedding: the fence in front of gRPC refuses what the first step would only refuse after it.
+"""Load shedding and a turnstile: which requests the fences let into Triton, and when.
 
-The first step judges best, since it knows a request's tokens, but each refusal of its costs Triton and itself some
-0.4 ms of processor: 5,000 at once keep two cores busy for a second, in which nobody hears anything. A refusal by the
-fence costs a fiftieth of that. It reads the same board as that step (`tritext.admission`), and adds what it has passed
-on and that step has not judged yet, at the tokens for a byte that the judged ones had.
+**Shedding.** The first step judges best whether a model has time for a request, since it knows its tokens, but each
+refusal of its costs Triton and itself some 0.4 ms of processor: 5,000 at once keep two cores busy for a second, in
+which nobody hears anything. A refusal by a fence costs a fiftieth of that. It reads the same board as that step
+(`tritext.admission`), and adds what it has let in and that step has not judged yet, at the tokens for a byte that the
+judged ones had.
+
+**Turnstile.** Triton 2.51 destroys a batch's record while its batcher still holds the lock in it, and so writes into
+memory that is somebody else's, from the moment on that more than 1,000 requests wait to be begun
+(`DynamicBatchScheduler::NewPayload`, once the pool of `RateLimiter` is full; found with valgrind). It dies of that some
+requests later. The first step takes one request at a time, so all that wait for it count. Few of them are let in at a
+time, and the others wait here; that costs nothing, as the step is never left without work.
 """
 
+import asyncio
 import logging
 import time
 from collections import deque
@@ -20,63 +28,113 @@ from tritext.calls import Calls
 _WEIGHT: Final = 1.25  # of what is on its way: while many are judged, the encoder has less of the machine
 _FRESH: Final = 0.002  # seconds for which what was read of the board is good
 _HALF_LIFE: Final = 20_000.0  # bytes of requests, of what is known of their tokens
+_INSIDE: Final = 400  # requests in Triton that were not judged, of each of two fences
+_OF_ONE: Final = 128  # of them, of one model
+_LOOK: Final = 0.001  # seconds between two looks whether more may go in
 
 _log: Final = logging.getLogger("tritext")
 
+Go = Callable[[], bool]
+"""Lets a request into Triton; False where nobody waits for it any more."""
+
 
 class Shedder:
-    """Judges calls before they go on. `board` gives the path of a served model's board, None where it has none."""
+    """One fence's. `board` gives the path of a served model's board, None where the model is not served.
+
+    Belongs to one event loop. Requests are numbered as in `calls`; `goal` is the latency goal, 0 for none.
+    """
 
     def __init__(self, calls: Calls, goal: float, board: Callable[[str], Path | None]) -> None:
         self._calls, self._goal, self._board = calls, goal, board
         self._lines: dict[bytes, _Line] = {}
+        self._others = _Line(calls, 0.0, lambda: None)  # whatever callers invent is not remembered
+        self._is_looking = False
 
     def refusal(self, model: bytes) -> Overload | None:
-        """Why a call that asks `model` is refused; None where it goes on. Its own size does not count."""
-        line = self._lines.get(model)
-        if line is None:
-            name = model.decode("utf-8", "replace")
-            if self._goal <= 0 or self._board(name) is None:  # whatever callers invent is not remembered
-                return None
-            line = self._lines[model] = _Line(self._calls, self._goal, lambda: self._board(name))
-        return line.refusal()
+        """Why a request to `model` is refused; None where it may go on. Its own size does not count."""
+        return self._line(model).refusal()
 
-    def passed(self, model: bytes, call: int, size: int) -> None:
-        """All of `call`, a message of `size` bytes, has gone on.
+    def enter(self, model: bytes, call: int, size: int, go: Go) -> None:
+        """Have `go` called when `call`, which asks `model`, may go into Triton: now, or when there is room.
 
-        Not before: who announces a long message, and does not send it, would have everybody else refused.
+        All of it must be here: who announces a long message, and does not send it, would keep everybody else out.
+        `size` is that of its message in bytes, 0 where the first step will not be able to tell that it has judged it.
         """
-        if line := self._lines.get(model):
-            line.passed(call, size)
+        line = self._line(model)
+        line.enter(call, size, go)
+        line.let_in(self._room())
+        if line.is_waiting and not self._is_looking:
+            self._is_looking = True
+            asyncio.get_running_loop().call_later(_LOOK, self._look)
 
     def answered(self, call: int) -> None:
-        """`call` has its answer, perhaps from Triton itself."""
+        """`call` has its answer, perhaps from Triton itself, or never will."""
         if self._calls.judged(call) is None:
             self._calls.judge(call)
 
+    def _line(self, model: bytes) -> "_Line":
+        line = self._lines.get(model)
+        if line is None:
+            name = model.decode("utf-8", "replace")
+            if self._board(name) is None:
+                return self._others
+            line = self._lines[model] = _Line(self._calls, self._goal, lambda: self._board(name))
+        return line
+
+    def _room(self) -> int:
+        return min(_OF_ONE, max(1, _INSIDE // (len(self._lines) + 1)))
+
+    def _look(self) -> None:
+        room = self._room()
+        self._is_looking = False
+        for line in (*self._lines.values(), self._others):
+            line.let_in(room)
+            self._is_looking = self._is_looking or line.is_waiting
+        if self._is_looking:
+            asyncio.get_running_loop().call_later(_LOOK, self._look)
+
 
 class _Line:
-    """Who stands in line for one model."""
+    """Who stands in line for one model: outside, and in Triton until they are judged."""
 
     def __init__(self, calls: Calls, goal: float, path: Callable[[], Path | None]) -> None:
         self._calls, self._goal, self._path = calls, goal, path
         self._at: Path | None = None  # of the board
         self._queue: Queue | None = None
         self._count: Slot | None = None  # where refusals are counted
-        self._coming: deque[tuple[int, int]] = deque()  # calls that went on and were not judged, and their bytes
-        self._bytes = 0  # of them
+        self._outside: deque[tuple[int, int, Go]] = deque()  # calls, and their bytes
+        self._inside: deque[tuple[int, int]] = deque()
+        self._bytes = 0  # of both
         self._known_bytes = self._known_tokens = 0.0  # of calls that were let through of late
         self._read_at = 0.0
         self._pressure = Pressure(goal, 0.0, 0.0)
         self._since = 0  # tokens let through since it was read
 
-    def passed(self, call: int, size: int) -> None:
-        """As of `Shedder`."""
-        self._coming.append((call, size))
+    @property
+    def is_waiting(self) -> bool:
+        """Whether anybody is outside."""
+        return bool(self._outside)
+
+    def enter(self, call: int, size: int, go: Go) -> None:
+        """Stand in line."""
+        self._outside.append((call, size, go))
         self._bytes += size
+
+    def let_in(self, room: int) -> None:
+        """Those for whom there is room."""
+        if len(self._inside) >= room:
+            self._settle()
+        while self._outside and len(self._inside) < room:
+            call, size, go = self._outside.popleft()
+            if go():
+                self._inside.append((call, size))
+            else:
+                self._bytes -= size
 
     def refusal(self) -> Overload | None:
         """As of `Shedder`."""
+        if self._goal <= 0:
+            return None
         self._settle()
         now = time.monotonic()
         if now - self._read_at > _FRESH:
@@ -89,11 +147,11 @@ class _Line:
 
     def _settle(self) -> None:
         """Take out what was judged meanwhile, about in the order in which it came."""
-        coming = self._coming
-        while coming and (tokens := self._calls.judged(coming[0][0])) is not None:
-            _, size = coming.popleft()
+        inside = self._inside
+        while inside and (tokens := self._calls.judged(inside[0][0])) is not None:
+            _, size = inside.popleft()
             self._bytes -= size
-            if tokens:
+            if tokens and size:
                 self._since += tokens
                 kept = 0.5 ** (size / _HALF_LIFE)
                 self._known_bytes = self._known_bytes * kept + size
