@@ -3,6 +3,7 @@
 The engine sleeps for a while at each call, so that the capacity is known on any machine.
 """
 
+import json
 import os
 import re
 import signal
@@ -10,19 +11,22 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import grpc
 import numpy as np
 import pytest
 
+from benchmarks.reliability.burst import burst
 from building import make_checkpoint, quick_build, record_anew
 from tritext import Client
 from tritext.bench import load, metrics
 from tritext.bench.load import REFUSED, Run
-from tritext.bench.served import Sender, Served
+from tritext.bench.served import METHOD, Sender, Served
 from tritext.bench.traffic import Traffic, traffic
 from tritext.client import Classification, wire
 from tritext.client.batching import Batch
@@ -103,15 +107,6 @@ def under(served: Served, requests: Traffic, rate: float, seconds: float) -> Run
     return load.run(main())
 
 
-def at_once(served: Served, requests: Traffic, count: int) -> Run:
-    async def main() -> Run:
-        async with Sender(served, requests) as sender:
-            due = [0.0] * count
-            return await load.scheduled_loop(sender.send, due=due, seconds=1.0, warmup=0.0, cap=count, drain=40)
-
-    return load.run(main())
-
-
 def p99(seconds: Any) -> float:
     return float(np.percentile(seconds, 99, method="inverted_cdf"))
 
@@ -162,14 +157,65 @@ def test_far_too_much_is_refused_and_what_is_taken_is_answered_in_time(
     assert capacity(served, requests) > 0.7 * full
 
 
-def test_a_thousand_at_once_are_each_answered_or_refused(served: Served, requests: Traffic, client: Client) -> None:
+def test_thousands_at_once_are_each_answered_or_refused(
+    server: Server, served: Served, requests: Traffic, client: Client
+) -> None:
+    """Most of them before Triton hears of them. It died of such, at the latest when it was stopped."""
+    messages = [requests.payloads[number % len(requests.payloads)] for number in range(5000)]
+    before = server.process.pid
+    for _ in range(3):
+        quietly(client)
+        found = burst(served.address, METHOD, messages, 40.0)
+        assert set(found.status) == {0, 14}
+        assert (found.status == 0).sum() > 10
+        assert p99(found.seconds[found.status == 0]) <= 2 * GOAL + 1.0  # the machine needs a while to read them all
+        assert p99(found.seconds[found.status == 14]) < 2.0
+    assert server.process.pid == before
+    assert server.ended is None
+
+
+def test_triton_is_given_few_requests_at_a_time_that_it_has_not_begun(tmp_path: Path) -> None:
+    """Where more than 1,000 wait it corrupts its memory, however long their callers would wait."""
+    quick_build(make_checkpoint(tmp_path / "checkpoint"), tmp_path / "repository", "quick")
+    with Server(tmp_path / "repository", grpc_port=0, http_port=0, metrics_port=0, latency_goal=0) as server:
+        server.wait_ready()
+        model = committed(server.repository, "quick")
+        assert model is not None
+        pending = "nv_inference_pending_request_count", step_name("quick", "tokenizer", model.build)
+        message = RequestEncoder("quick", {}).encode(Batch(0, [TEXTS[0].encode()])).SerializeToString()
+        most = 0.0
+        with ThreadPoolExecutor(1) as threads:
+            future = threads.submit(burst, server.grpc_url, METHOD, [message] * 5000, 60.0)
+            while not future.done():
+                most = max(most, metrics.read(server.metrics_url).get(pending, 0.0))
+        assert set(future.result().status) == {0}
+        assert 0 < most <= 400
+        assert server.stop() == 0
+
+
+def test_over_http_too_overload_is_refused_on_a_connection_that_goes_on(server: Server, client: Client) -> None:
     quietly(client)
-    run = at_once(served, requests, 1000)
-    assert len(run.index) == 1000
-    assert set(run.errors.values()) == {REFUSED}
-    answered = run.ended[~run.failed] - run.due[~run.failed]
-    assert len(answered) > 10
-    assert p99(answered) <= 2 * GOAL + 1.0  # the machine needs a while to read them all
+    url = urlsplit(server.http_url)
+    body = json.dumps({"inputs": [{"name": "TEXT", "datatype": "BYTES", "shape": [1, 1], "data": [TEXTS[0]]}]})
+    busy = [f"{index} {TEXTS[index % 64]} " * 4 for index in range(256)]
+    before = refusals(server, "overload")
+    connection = HTTPConnection(str(url.hostname), url.port, timeout=30)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(client.classify, NAME, busy, batch_size=256, timeout=60.0)
+        time.sleep(0.5)
+        statuses = []
+        for _ in range(5):
+            connection.request("POST", f"/v2/models/{NAME}/infer", body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            statuses.append(answer.status)
+            assert re.search(r"work waiting for this model.* Try again in [\d.]+ s\.$", json.load(answer)["error"])
+        assert len(first.result()) == len(busy)
+    assert statuses == [503] * 5
+    connection.request("POST", f"/v2/models/{NAME}/infer", body, {"Content-Type": "application/json"})
+    assert connection.getresponse().status == 200
+    connection.close()
+    time.sleep(1.0)
+    assert refusals(server, "overload") - before >= 5
 
 
 def test_a_refusal_says_when_to_try_again(server: Server, client: Client) -> None:
