@@ -139,7 +139,7 @@ class _Caller:
     def _take(self) -> None:
         data = self._connection.recv(_AT_ONCE)
         if not data:
-            raise SystemExit("The server hung up.")
+            raise ConnectionResetError("The server hung up.")
         now = time.monotonic()
         for kind, flags, number, whole in self._frames.read(data):
             if kind == HEADERS and flags & END_STREAM:
