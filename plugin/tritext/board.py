@@ -46,6 +46,11 @@ class Board:
             fcntl.flock(self._file, fcntl.LOCK_UN)
         raise OSError("its board is full")
 
+    @staticmethod
+    def release(slot: Slot) -> None:
+        """Leave that slot to whoever needs one."""
+        slot[OWNER] = 0.0  # no process has this id
+
     def slots(self, kind: float) -> Iterator[Slot]:
         """Those of that kind that were ever claimed."""
         return (slot for slot in takewhile(itemgetter(KIND), self._slots) if slot[KIND] == kind)

@@ -1,22 +1,22 @@
-"""What the fence in front of gRPC and the steps behind it tell each other of single calls, in shared memory.
+"""What the fences and the steps behind them tell each other of single calls, in shared memory.
 
-The fence numbers each call, in a header that Triton passes on to every step as a request parameter. It notes which of
-them nobody waits for any more, so that work for these is not begun; Triton is not told: see `tritext.serve.grpc_fence`.
-The first step notes which of them it has judged, so that the fence knows what is still on its way there: see
-`tritext.serve.shedding`.
+The fences number each call, in a header that Triton passes on to every step as a request parameter. That of gRPC notes
+which of them nobody waits for any more, so that work for these is not begun; Triton is not told: see
+`tritext.serve.grpc_fence`. The first step notes which of them it has judged, so that the fences know what is still on
+its way there: see `tritext.serve.shedding`.
 
 Imports nothing but the standard library: each step loads it.
 """
 
+import hashlib
 import mmap
 import os
 from pathlib import Path
 from typing import Final, Self
 
-HEADER: Final = "tritext-call"
 TABLE: Final = "TRITEXT_CALLS"  # environment: the table's path
 
-_PLACES: Final = 8192  # more calls than are ever under way; many numbers have the same
+_PLACES: Final = 8192  # many numbers have the same
 _COLUMNS: Final = 3
 _BYTES: Final = 8
 
@@ -27,6 +27,11 @@ _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where the Python backen
 def path(segments: str) -> Path:
     """The table of the server whose `segments` of shared memory begin so."""
     return _SHARED_MEMORY / f"{segments}calls"
+
+
+def header(table: Path) -> str:
+    """What the calls of that table have their numbers in: callers cannot guess it, in whatever way they send it."""
+    return f"tritext-call-{hashlib.sha256(table.name.encode()).hexdigest()[:16]}"
 
 
 def environment(segments: str) -> dict[str, str]:
@@ -43,6 +48,7 @@ class Calls:
     """The table in the file `table`. Calls are numbered from 1 on; each column is written by one side."""
 
     def __init__(self, table: Path) -> None:
+        self.header = header(table)
         file = os.open(table, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             size = _COLUMNS * _PLACES * _BYTES
@@ -69,8 +75,13 @@ class Calls:
         return call > 0 and self._given_up[call % _PLACES] == call
 
     def judge(self, call: int, tokens: int = 0) -> None:
-        """The first step let through so many tokens of `call`, or refused it."""
+        """The first step let through so many tokens of `call`, or refused it.
+
+        Of calls with the same place the last one stays: what was once judged is never taken back.
+        """
         place = call % _PLACES
+        if call <= self._judged[place]:
+            return
         self._tokens[place] = tokens
         self._judged[place] = call
 

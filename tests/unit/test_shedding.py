@@ -156,6 +156,15 @@ def test_a_new_build_is_judged_by_its_own_board(place: Place, tmp_path: Path) ->
     assert not place.is_refused()
 
 
+def test_builds_that_come_and_go_leave_room_on_their_boards(place: Place, tmp_path: Path) -> None:
+    there, other = place.boards["spam"], tmp_path / "spam_next"
+    for _ in range(50):
+        for place.boards["spam"] in (other, there):
+            assert not place.is_refused()
+    assert len(list(place.board.slots(FENCE))) == 1
+    Meter(place.board)
+
+
 def test_refusals_are_counted_among_the_first_steps(place: Place) -> None:
     place.gate.let_through(50_000)
     assert [place.is_refused() for _ in range(3)] == [True] * 3
@@ -222,6 +231,28 @@ def test_answers_of_triton_itself_make_room_too(calls: Calls) -> None:
     assert len(inside) > 200
 
 
+def test_calls_that_the_first_step_does_not_know_make_room_when_answered_and_keep_nobody_waiting(place: Place) -> None:
+    place.calls.judge(1, 10)
+
+    def steps() -> None:
+        for call in range(2, 52):
+            place.shedder.enter(SPAM, call, 100, lambda: True, is_told=False)
+        for call in range(52, 452):
+            place.enter(call)
+        first = len(place.inside)
+        assert first < 100
+        for call in list(place.inside):
+            place.judge(call, 10)
+        place.shedder._look()
+        assert len(place.inside) == 2 * first, "who came first does not know that it was judged"
+        for call in range(2, 52):
+            place.shedder.answered(call)
+        place.shedder._look()
+        assert len(place.inside) == 2 * first + 50
+
+    ran(steps)
+
+
 def test_a_number_that_is_taken_again_counts_as_judged(calls: Calls) -> None:
     assert calls.judged(5) is None
     calls.judge(5, 7)
@@ -229,6 +260,11 @@ def test_a_number_that_is_taken_again_counts_as_judged(calls: Calls) -> None:
     assert calls.judged(5 + 8192) is None
     calls.judge(5 + 8192, 9)
     assert (calls.judged(5), calls.judged(5 + 8192)) == (0, 9)
+    calls.judge(5, 7)  # a slow one's word comes late
+    assert (calls.judged(5), calls.judged(5 + 8192)) == (0, 9)
+    calls.judge(8192, 3)
+    calls.judge(0)  # that of a request without a number
+    assert calls.judged(8192) == 3
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ from typing import Final
 
 from hpack import Decoder, HPACKError
 
-from tritext.calls import HEADER
 from tritext.http2 import Malformed, literals
 
 _REMEMBERED: Final = 64  # blocks; callers send the same few again and again
 _SMALL: Final = 1 << 10  # bytes of one that is worth it
-_LEFT_OUT: Final = frozenset((b"grpc-timeout", HEADER.encode()))
+_DEADLINE: Final = b"grpc-timeout"
+_LARGEST: Final = 16 << 10  # bytes of a block without compression: more than gRPC's server takes
 _SIZE_UPDATES: Final = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*[\x00-\x7f])+")  # how a block may begin
 _MOST_UPDATES: Final = 16  # bytes of them; two are what a caller may need
 _STATIC: Final = 61  # entries of the table that everybody has
@@ -26,16 +26,20 @@ class Passed:
 
 
 class Headers:
-    """Reads what one caller's connection sends, in order: HPACK remembers (RFC 7541), unless told not to."""
+    """Reads what one caller's connection sends, in order: HPACK remembers (RFC 7541), unless told not to.
 
-    def __init__(self) -> None:
+    `own` is a header's name that is not the caller's to send.
+    """
+
+    def __init__(self, own: str) -> None:
+        self._left_out = {_DEADLINE, own.encode()}
         self._decoder = Decoder()
         self._known: dict[bytes, Passed] = {}
 
     def passed_on(self, block: bytes) -> Passed:
         """The headers in `block` for Triton, but for the call's deadline.
 
-        http2.Malformed where it is not legible.
+        http2.Malformed where it is not legible, has two paths or is too large.
         """
         if (known := self._known.get(block)) is not None:
             return known
@@ -47,8 +51,11 @@ class Headers:
             headers = self._decoder.decode(block, raw=True)
         except (HPACKError, IndexError) as error:
             raise Malformed from error
-        kept = [(name, value) for name, value in headers if name.lower() not in _LEFT_OUT]
-        passed = Passed(literals(*kept), next((value for name, value in kept if name == b":path"), b""))
+        kept = [(name, value) for name, value in headers if name.lower() not in self._left_out]
+        paths = [value for name, value in kept if name == b":path"]
+        passed = Passed(literals(*kept), b"".join(paths))
+        if len(paths) > 1 or len(passed.block) > _LARGEST:
+            raise Malformed
         if stands_alone and len(block) <= _SMALL:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Final
 
-from tritext.calls import HEADER, Calls
+from tritext.calls import Calls
 from tritext.contract import MOST_BYTES
 from tritext.http2 import (
     ACK,
@@ -47,12 +47,15 @@ _MOST_SETTINGS: Final = 1 << 10  # bytes of a frame's
 _MOST_UNANSWERED: Final = 100  # frames of settings
 AHEAD: Final = 1 << 20  # bytes that a caller may send before Triton takes them
 _MOST_HELD: Final = 8_192  # calls of which nothing but headers has come
+_MOST_HELD_BYTES: Final = 4 << 20  # of their headers
 _INFER: Final = b"/inference.GRPCInferenceService/ModelInfer"
+_INFER_STREAM: Final = b"/inference.GRPCInferenceService/ModelStreamInfer"
 _MODEL: Final = re.compile(rb"[\x00-\xff]{5}\x0a([\x01-\x7f])")  # how such a call's message begins, and a name's length
 # The last word on a setting counts: no table of headers, and frames of the usual size.
 _SETTINGS: Final = struct.pack(">HIHI", HEADER_TABLE_SIZE, 0, MAX_FRAME_SIZE, LARGEST_FRAME)
 # Statuses of gRPC, and what to do.
 _COMPRESSED: Final = (12, "A compressed message is not taken. Send it as it is.")
+_NO_STREAMS: Final = (12, "Inferences are not taken in streams. Ask with ModelInfer.")
 _OVERLOADED: Final = 14
 _TOO_LARGE: Final = (3, f"The message is larger than {MOST_BYTES >> 20} MiB. Send fewer texts at a time.")
 _INCREMENT: Final = struct.Struct(">I")
@@ -86,6 +89,7 @@ class _Call:
     is_inference: bool
     is_bare: bool  # nothing but headers
     is_whole: bool = False
+    is_held: bool = False  # its headers are, until some of its message is here
     tritons: int = 0  # not yet
     model: bytes = b""  # that it asks, where that is known
     last: bytes = b""  # the last part of its message, as long as it waits to be let in
@@ -95,6 +99,12 @@ class _Call:
     received: int = 0
     _prefix: bytes = b""  # as much of a message's as has come
     _left: int = 0  # bytes of a message that have not come
+    begun: int = 0  # messages
+
+    @property
+    def has_message(self) -> bool:
+        """Whether all of its message is here: gRPC's server waits for no more."""
+        return self.begun > 0 and not self._left and not self._prefix
 
     def refusal(self, data: bytes) -> tuple[int, str] | None:
         """A status of gRPC's, and a sentence, where its caller begins a message in `data` that is not taken."""
@@ -105,6 +115,7 @@ class _Call:
                 self._left -= size
                 at += size
                 continue
+            self.begun += not self._prefix
             size = MESSAGE.size - len(self._prefix)
             self._prefix += data[at : at + size]
             at += size
@@ -132,7 +143,7 @@ class Relay:
         self, numbers: Iterator[int], table: Calls, shedder: Shedder, wake: Callable[[], None] = lambda: None
     ) -> None:
         self._numbers, self._table, self._shedder, self._wake = numbers, table, shedder, wake
-        self._headers = Headers()
+        self._headers = Headers(table.header)
         self._calls: dict[int, _Call] = {}  # that are not answered, by their callers' streams
         self._gone_on: dict[int, _Call] = {}  # those of them that Triton knows, by its streams
         self._last, self._next = 0, 1  # stream, of the caller and for Triton
@@ -148,6 +159,7 @@ class Relay:
         self._unanswered_of_caller, self._unanswered_of_triton = 0, 0  # settings
         self._to_caller: list[bytes] = []
         self._to_triton: list[bytes] = []
+        self._held = 0  # bytes of headers
         self._is_reading = False
         self.is_abandoned = False
 
@@ -206,9 +218,23 @@ class Relay:
         """There is nothing more to come of it."""
         del self._calls[call.callers]
         self._gone_on.pop(call.tritons, None)
-        call.last = b""
+        self._drop(call)
+        self._let_go(call)
         if call.is_inference:
             self._shedder.answered(call.number)
+
+    def _let_go(self, call: _Call) -> None:
+        if call.is_held:
+            call.is_held = False
+            self._held -= len(call.headers)
+
+    def _drop(self, call: _Call) -> None:
+        """What has waited to be let in never will be: its caller may send as much of something else."""
+        if call.last:
+            size = len(call.last) - FRAME.size
+            call.last = b""
+            self._room += size
+            self._to_caller.append(_widened(0, size))
 
     def _of_caller(self, kind: int, flags: int, number: int, raw: bytes) -> bytes:
         """What goes to Triton in the place of one frame."""
@@ -244,14 +270,21 @@ class Relay:
         call.sent += size
         if call.is_whole or self._room < 0 or call.room < 0 or flags & PADDED:  # gRPC's server takes no padding
             raise Malformed
-        payload, end = raw[FRAME.size :], flags & END_STREAM
+        payload, end, had_message = raw[FRAME.size :], flags & END_STREAM, call.has_message
         if refusal := call.refusal(payload) or self._shed(call, payload):
             self._room += size
             self._to_caller.append(_widened(0, size) + _refused(call, *refusal, is_whole=bool(end)))
             return self._give_up(call)
-        if end and call.is_inference:
-            call.is_whole, call.last = True, raw
+        if call.is_inference and call.begun > 1:  # one is all that it may send
+            raise Malformed
+        if call.is_inference and not had_message and (end or call.has_message):
+            call.is_whole, call.last = bool(end), raw
             self._shedder.enter(call.model, call.number, call.sent, partial(self._enter, call))
+            return b""
+        if not size and not end:
+            return b""
+        if call.last:  # it ends while it waits
+            call.is_whole, call.last = True, _numbered(call.last, number, END_STREAM)
             return b""
         gone_on = b"" if call.tritons else self._go_on(call)
         call.is_whole = bool(end)
@@ -263,7 +296,7 @@ class Relay:
         if not raw:
             return False
         gone_on = b"" if call.tritons else self._go_on(call)
-        self._to_triton.append(gone_on + self._taken(_numbered(raw, call.tritons, END_STREAM)))
+        self._to_triton.append(gone_on + self._taken(_numbered(raw, call.tritons, raw[4] & END_STREAM)))
         if not self._is_reading:
             self._wake()
         return True
@@ -313,18 +346,26 @@ class Relay:
         stream, block, end = self._block_of, self._block, self._block_flags & END_STREAM
         self._block, self._block_of = b"", 0
         passed = self._headers.passed_on(block)
+        if passed.path == _INFER_STREAM:
+            self._to_caller.append(_ended(stream, *_NO_STREAMS, is_first=True, is_whole=bool(end)))
+            return b""
         is_inference = passed.path == _INFER
         call = _Call(next(self._numbers), stream, passed.block, self._calls_room, is_inference, is_bare=bool(end))
         call.is_whole = call.is_bare
         self._calls[stream] = call
         is_held = is_inference and not end and len(self._calls) - len(self._gone_on) <= _MOST_HELD
-        return b"" if is_held else self._go_on(call)
+        if not is_held or self._held + len(call.headers) > _MOST_HELD_BYTES:
+            return self._go_on(call)
+        self._held += len(call.headers)
+        call.is_held = True
+        return b""
 
     def _go_on(self, call: _Call) -> bytes:
         """A call's headers, for Triton, and room for its answer."""
+        self._let_go(call)
         call.tritons, self._next = self._next, self._next + 2
         self._gone_on[call.tritons] = call
-        headers = call.headers + literals((HEADER, str(call.number)))
+        headers = call.headers + literals((self._table.header, str(call.number)))
         head, rest = headers[:LARGEST_FRAME], headers[LARGEST_FRAME:]
         end = END_STREAM if call.is_bare else 0
         parts = [frame(HEADERS, end if rest else END_HEADERS | end, call.tritons, head)]
@@ -349,7 +390,7 @@ class Relay:
         call.is_given_up = True
         self._table.give_up(call.number)
         has_ended = call.is_whole and not call.last
-        call.last = b""
+        self._drop(call)
         end = b"" if has_ended else self._taken(frame(DATA, END_STREAM, call.tritons, b""))
         return end + _widened(call.tritons, call.received)
 
@@ -453,10 +494,9 @@ class Relay:
 
     def _send_kept(self) -> None:
         """What Triton has room for now."""
-        while self._kept and len(self._kept[0]) - FRAME.size <= self._tritons_room:
-            part = self._kept.popleft()
-            self._tritons_room -= len(part) - FRAME.size
-            self._to_triton.append(part)
+        while self._kept and (size := len(self._kept[0]) - FRAME.size) <= self._tritons_room:
+            self._tritons_room -= size
+            self._to_triton.append(self._kept.popleft())
 
     def _answered(self, kind: int, flags: int, number: int, raw: bytes) -> bytes:
         """A frame of an answer."""
@@ -483,9 +523,13 @@ class Relay:
 
 def _refused(call: _Call, status: int, sentence: str, *, is_whole: bool) -> bytes:
     """The end of a call and, where that is not whole, that the rest of it is not wanted."""
-    enough = b"" if is_whole else frame(RST_STREAM, 0, call.callers, bytes(4))
-    headers = _last_headers(status, sentence, is_first=not call.is_answered)
-    return frame(HEADERS, END_HEADERS | END_STREAM, call.callers, headers) + enough
+    return _ended(call.callers, status, sentence, is_first=not call.is_answered, is_whole=is_whole)
+
+
+def _ended(stream: int, status: int, sentence: str, *, is_first: bool, is_whole: bool) -> bytes:
+    headers = _last_headers(status, sentence, is_first=is_first)
+    enough = b"" if is_whole else frame(RST_STREAM, 0, stream, bytes(4))
+    return frame(HEADERS, END_HEADERS | END_STREAM, stream, headers) + enough
 
 
 @lru_cache(maxsize=64)

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from typing import Final
 
 from tritext import contract
-from tritext.calls import HEADER
 from tritext.serve.doorway import Doorway
 from tritext.serve.http_request import Head, Refused, check_body
 from tritext.serve.http_response import relay
@@ -33,7 +32,6 @@ _PIECE: Final = 1 << 16
 _HOP: Final = frozenset(
     {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"content-length", b"expect"}
 )
-_OURS: Final = _HOP | {HEADER.encode()}
 # /generate passes no headers on (2.51): the first step cannot tell that it has judged such a call.
 _INFERENCE: Final = re.compile(rb"/v2/models/(?P<model>[^/?]+)(?:/versions/[^/?]+)?/(?P<way>infer|generate)")
 _JSON_LENGTH: Final = b"inference-header-content-length"
@@ -132,12 +130,12 @@ class _Connection:
                 try:
                     body = await self._body(head)
                     await _checked(body, head.get(_JSON_LENGTH))
-                    if asked := _INFERENCE.match(head.target):
+                    if head.method == b"POST" and (asked := _INFERENCE.match(head.target)):
                         call = next(self._fence.numbers)
-                        await self._enter(call, asked["model"], len(body) if asked["way"] == b"infer" else 0)
+                        await self._enter(call, asked["model"], len(body), is_told=asked["way"] == b"infer")
                     if upstream is None or upstream[0].at_eof():
                         upstream = await self._connect(inner)
-                    upstream[1].write(_forwarded(head, len(body), call))
+                    upstream[1].write(_forwarded(head, len(body), call, self._fence.shedder.header))
                     upstream[1].write(body)
                     await upstream[1].drain()
                     again = await relay(upstream[0], self._writer, head.method)
@@ -154,8 +152,8 @@ class _Connection:
             if upstream is not None:
                 upstream[1].close()
 
-    async def _enter(self, call: int, model: bytes, size: int) -> None:
-        """Wait until that call may go on; _Shed where the model has too much to do."""
+    async def _enter(self, call: int, model: bytes, size: int, *, is_told: bool) -> None:
+        """Wait until that call may go on, as `Shedder.enter` says; _Shed where the model has too much to do."""
         model = urllib.parse.unquote_to_bytes(model)
         if overload := self._fence.shedder.refusal(model):
             raise _Shed(str(overload))
@@ -167,7 +165,7 @@ class _Connection:
             may_go.set_result(None)
             return True
 
-        self._fence.shedder.enter(model, call, size, go)
+        self._fence.shedder.enter(model, call, size, go, is_told=is_told)
         await may_go
 
     async def _tell(self, sentence: str) -> bool:
@@ -267,12 +265,13 @@ async def _checked(body: bytes, json_length: bytes | None) -> None:
         check_body(body, json_length)
 
 
-def _forwarded(head: Head, size: int, call: int) -> bytes:
-    """With the number of the call, where it has one, and never with one of the caller's."""
+def _forwarded(head: Head, size: int, call: int, header: str) -> bytes:
+    """With the number of the call, where it has one, in that `header`, and never with one of the caller's."""
     lines = [b"%s %s HTTP/1.1" % (head.method, head.target)]
-    lines += [b"%s: %s" % field for field in head.fields if field[0].lower() not in _OURS]
+    left_out = _HOP | {header.encode()}
+    lines += [b"%s: %s" % field for field in head.fields if field[0].lower() not in left_out]
     if call:
-        lines.append(b"%s: %d" % (HEADER.encode(), call))
+        lines.append(b"%s: %d" % (header.encode(), call))
     if size or head.method == b"POST":
         lines.append(b"Content-Length: %d" % size)
     return b"\r\n".join(lines) + b"\r\n\r\n"

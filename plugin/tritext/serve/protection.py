@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Self
 
 from tritext import access
-from tritext.calls import HEADER
 from tritext.errors import ServeError
 from tritext.serve.endpoints import Endpoints, resolve
 from tritext.serve.remote import Remote
@@ -74,9 +73,9 @@ class Protection:
             said.append("HTTP, which Triton cannot encrypt, answers only this machine (--http-host).")
         return said
 
-    def flags(self) -> list[str]:
-        """What tritonserver is told: no secret among it."""
-        pattern = _forwarded(*([access.HEADER] if self.has_key else []), HEADER)
+    def flags(self, numbers: str) -> list[str]:
+        """What tritonserver is told: no secret of a caller's among it. `numbers` is the header with the calls'."""
+        pattern = _forwarded(*([access.HEADER] if self.has_key else []), numbers)
         return [f"--{protocol}-header-forward-pattern={pattern}" for protocol in ("grpc", "http")]
 
     def environment(self) -> dict[str, str]:

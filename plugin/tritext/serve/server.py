@@ -185,7 +185,11 @@ class Server:
         segments = f"tritext_{os.getpid()}_{secrets.token_hex(4)}_"
         loads = ensemble.steps if self._by_config else ensemble.loads
         names = [name for model in self.models for name in loads(model)]
-        extra = (*ensemble.backend_flags(self.models), *self.protection.flags(), *self._arguments)
+        extra = (
+            *ensemble.backend_flags(self.models),
+            *self.protection.flags(calls.header(calls.path(segments))),
+            *self._arguments,
+        )
         self._remote = self.protection.connect(self._endpoints, key)
         self._process = Process(
             command.line(installation, self._endpoints, names, key=key, segments=segments, extra=extra),

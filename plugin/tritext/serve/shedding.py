@@ -54,14 +54,20 @@ class Shedder:
         """Why a request to `model` is refused; None where it may go on. Its own size does not count."""
         return self._line(model).refusal()
 
-    def enter(self, model: bytes, call: int, size: int, go: Go) -> None:
+    @property
+    def header(self) -> str:
+        """What tells the first step a call's number."""
+        return self._calls.header
+
+    def enter(self, model: bytes, call: int, size: int, go: Go, *, is_told: bool = True) -> None:
         """Have `go` called when `call`, which asks `model`, may go into Triton: now, or when there is room.
 
         All of it must be here: who announces a long message, and does not send it, would keep everybody else out.
-        `size` is that of its message in bytes, 0 where the first step will not be able to tell that it has judged it.
+        `size` is that of its message in bytes. Without `is_told` the first step does not learn its number: it counts as
+        judged once it is answered.
         """
         line = self._line(model)
-        line.enter(call, size, go)
+        line.enter(call, size, go, is_told=is_told)
         line.let_in(self._room())
         if line.is_waiting and not self._is_looking:
             self._is_looking = True
@@ -88,6 +94,7 @@ class Shedder:
         room = self._room()
         self._is_looking = False
         for line in (*self._lines.values(), self._others):
+            line.settle()
             line.let_in(room)
             self._is_looking = self._is_looking or line.is_waiting
         if self._is_looking:
@@ -102,9 +109,9 @@ class _Line:
         self._at: Path | None = None  # of the board
         self._queue: Queue | None = None
         self._count: Slot | None = None  # where refusals are counted
-        self._outside: deque[tuple[int, int, Go]] = deque()  # calls, and their bytes
+        self._outside: deque[tuple[int, int, Go, bool]] = deque()  # calls, their bytes, and as of `Shedder.enter`
         self._inside: deque[tuple[int, int]] = deque()
-        self._bytes = 0  # of both
+        self._bytes = 0  # of both, but for those inside that the first step does not know
         self._known_bytes = self._known_tokens = 0.0  # of calls that were let through of late
         self._read_at = 0.0
         self._pressure = Pressure(goal, 0.0, 0.0)
@@ -115,9 +122,9 @@ class _Line:
         """Whether anybody is outside."""
         return bool(self._outside)
 
-    def enter(self, call: int, size: int, go: Go) -> None:
+    def enter(self, call: int, size: int, go: Go, *, is_told: bool) -> None:
         """Stand in line."""
-        self._outside.append((call, size, go))
+        self._outside.append((call, size, go, is_told))
         self._bytes += size
 
     def let_in(self, room: int) -> None:
@@ -125,10 +132,11 @@ class _Line:
         if len(self._inside) >= room:
             self._settle()
         while self._outside and len(self._inside) < room:
-            call, size, go = self._outside.popleft()
-            if go():
-                self._inside.append((call, size))
-            else:
+            call, size, go, is_told = self._outside.popleft()
+            is_inside = go()
+            if is_inside:
+                self._inside.append((call, size if is_told else 0))
+            if not (is_inside and is_told):
                 self._bytes -= size
 
     def refusal(self) -> Overload | None:
@@ -145,21 +153,33 @@ class _Line:
             self._count[BEGUN] += 1
         return Overload(ahead, self._goal, None)
 
+    def settle(self) -> None:
+        """Take out all that were judged meanwhile, also behind one that was not."""
+        judged = [(call, size, self._calls.judged(call)) for call, size in self._inside]
+        self._inside = deque((call, size) for call, size, tokens in judged if tokens is None)
+        for _, size, tokens in judged:
+            if tokens is not None:
+                self._leave(size, tokens)
+
     def _settle(self) -> None:
-        """Take out what was judged meanwhile, about in the order in which it came."""
-        inside = self._inside
-        while inside and (tokens := self._calls.judged(inside[0][0])) is not None:
-            _, size = inside.popleft()
-            self._bytes -= size
-            if tokens and size:
-                self._since += tokens
-                kept = 0.5 ** (size / _HALF_LIFE)
-                self._known_bytes = self._known_bytes * kept + size
-                self._known_tokens = self._known_tokens * kept + tokens
+        """Those at the head, which costs little: calls are judged about in the order in which they came."""
+        while self._inside and (tokens := self._calls.judged(self._inside[0][0])) is not None:
+            self._leave(self._inside.popleft()[1], tokens)
+
+    def _leave(self, size: int, tokens: int) -> None:
+        self._bytes -= size
+        if tokens and size:
+            self._since += tokens
+            kept = 0.5 ** (size / _HALF_LIFE)
+            self._known_bytes = self._known_bytes * kept + size
+            self._known_tokens = self._known_tokens * kept + tokens
 
     def _read(self, now: float) -> None:
+        self.settle()
         self._read_at, self._since = now, 0
         if (path := self._path()) != self._at:
+            if self._count is not None:  # builds may come back, and a board has few slots
+                Board.release(self._count)
             self._at, self._queue, self._count = path, None, None
             try:
                 if path is not None:

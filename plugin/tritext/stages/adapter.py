@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tritext.access import Guard
 from tritext.admission import Meter
-from tritext.calls import HEADER, Calls, number
+from tritext.calls import Calls, number
 from tritext.engines.remote import connect
 from tritext.errors import EngineError, InvalidInput, Overloaded, TritextError
 from tritext.stages.base import (
@@ -86,7 +86,7 @@ class StageModel:
             sent = request.parameters()
             parameters = json.loads(sent) if sent and sent != "{}" else {}
             self._guard.admit(parameters)
-            call = number(parameters.pop(HEADER, None))
+            call = number(parameters.pop(self._calls.header, None)) if self._calls else 0
             inputs = {}
             for name in self._inputs:
                 tensor = pb_utils.get_input_tensor_by_name(request, name)

@@ -70,7 +70,7 @@ class TokenizerStage:
             raise RepositoryError(f"{path} cannot be read ({error}). Build the model again.") from error
         stage = cls(settings, tokenizer)
         stage.gate, stage.deadlines = admission.gate(folder), admission.deadlines(folder)
-        stage.calls = Calls.from_environment() if stage.gate else None
+        stage.calls = Calls.from_environment()
         return stage
 
     def process(self, requests: Sequence[Request]) -> list[Answer | TritextError]:
