@@ -638,11 +638,13 @@ def test_who_speaks_no_http2_is_hung_up_on(place: Place, said: bytes) -> None:
     host, port = place.address.split(":")
     with calling(place) as ask:
         assert ask(b"1", timeout=10) == b"x"
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
-            with contextlib.suppress(ConnectionResetError):
-                connection.sendall(said)
-                while connection.recv(1 << 16):
-                    pass
+        with (
+            socket.create_connection((host, int(port)), timeout=10) as connection,
+            contextlib.suppress(ConnectionResetError),
+        ):
+            connection.sendall(said)
+            while connection.recv(1 << 16):
+                pass
         assert ask(b"1", timeout=10) == b"x"
 
 
