@@ -118,6 +118,14 @@ def test_what_is_on_its_way_counts_before_the_first_step_has_seen_it(place: Plac
     ran(steps)
 
 
+def test_a_long_text_that_is_cut_keeps_nobody_out(place: Place) -> None:
+    for call in range(1, 11):
+        place.enter(call)
+        place.judge(call, 10)
+    place.enter(11, 5_000_000)
+    assert not place.is_refused()
+
+
 def test_before_anything_is_known_of_their_tokens_none_is_refused(place: Place) -> None:
     for call in range(1, 1000):
         assert not place.is_refused()

@@ -4,7 +4,7 @@
 refusal of its costs Triton and itself some 0.4 ms of processor: 5,000 at once keep two cores busy for a second, in
 which nobody hears anything. A refusal by a fence costs a fiftieth of that. It reads the same board as that step
 (`tritext.admission`), and adds what it has let in and that step has not judged yet, at the tokens for a byte that the
-judged ones had.
+judged ones had, and at most as many as one of them: long texts are cut.
 
 **Turnstile.** Triton 2.51 destroys a batch's record while its batcher still holds the lock in it, and so writes into
 memory that is somebody else's, from the moment on that more than 1,000 requests wait to be begun
@@ -18,6 +18,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,7 @@ from tritext.calls import Calls
 _WEIGHT: Final = 1.25  # of what is on its way: while many are judged, the encoder has less of the machine
 _FRESH: Final = 0.002  # seconds for which what was read of the board is good
 _HALF_LIFE: Final = 20_000.0  # bytes of requests, of what is known of their tokens
+_FORGOTTEN: Final = 0.999  # of the largest, by each that follows
 _INSIDE: Final = 400  # requests in Triton that were not judged, of each of two fences
 _OF_ONE: Final = 128  # of them, of one model
 _LOOK: Final = 0.001  # seconds between two looks whether more may go in
@@ -101,6 +103,16 @@ class Shedder:
             asyncio.get_running_loop().call_later(_LOOK, self._look)
 
 
+@dataclass(frozen=True, slots=True)
+class _Coming:
+    """A call with a message of `size` bytes, and the tokens that are `expected` of it; the rest as of `Shedder`."""
+
+    call: int
+    size: int
+    expected: float
+    is_told: bool
+
+
 class _Line:
     """Who stands in line for one model: outside, and in Triton until they are judged."""
 
@@ -109,10 +121,10 @@ class _Line:
         self._at: Path | None = None  # of the board
         self._queue: Queue | None = None
         self._count: Slot | None = None  # where refusals are counted
-        self._outside: deque[tuple[int, int, Go, bool]] = deque()  # calls, their bytes, and as of `Shedder.enter`
-        self._inside: deque[tuple[int, int]] = deque()
-        self._bytes = 0  # of both, but for those inside that the first step does not know
-        self._known_bytes = self._known_tokens = 0.0  # of calls that were let through of late
+        self._outside: deque[tuple[_Coming, Go]] = deque()
+        self._inside: deque[_Coming] = deque()
+        self._expected = 0.0  # tokens of both, but for those inside that the first step does not know
+        self._known_bytes = self._known_tokens = self._most = 0.0  # of calls that were let through of late
         self._read_at = 0.0
         self._pressure = Pressure(goal, 0.0, 0.0)
         self._since = 0  # tokens let through since it was read
@@ -124,20 +136,23 @@ class _Line:
 
     def enter(self, call: int, size: int, go: Go, *, is_told: bool) -> None:
         """Stand in line."""
-        self._outside.append((call, size, go, is_told))
-        self._bytes += size
+        density = self._known_tokens / self._known_bytes if self._known_bytes else 0.0
+        coming = _Coming(call, size, min(size * density, self._most), is_told)
+        self._outside.append((coming, go))
+        self._expected += coming.expected
 
     def let_in(self, room: int) -> None:
         """Those for whom there is room."""
         if len(self._inside) >= room:
             self._settle()
         while self._outside and len(self._inside) < room:
-            call, size, go, is_told = self._outside.popleft()
-            is_inside = go()
-            if is_inside:
-                self._inside.append((call, size if is_told else 0))
-            if not (is_inside and is_told):
-                self._bytes -= size
+            coming, go = self._outside.popleft()
+            if not coming.is_told:
+                self._expected -= coming.expected
+            if go():
+                self._inside.append(coming)
+            elif coming.is_told:
+                self._expected -= coming.expected
 
     def refusal(self) -> Overload | None:
         """As of `Shedder`."""
@@ -155,24 +170,28 @@ class _Line:
 
     def settle(self) -> None:
         """Take out all that were judged meanwhile, also behind one that was not."""
-        judged = [(call, size, self._calls.judged(call)) for call, size in self._inside]
-        self._inside = deque((call, size) for call, size, tokens in judged if tokens is None)
-        for _, size, tokens in judged:
+        judged = [(coming, self._calls.judged(coming.call)) for coming in self._inside]
+        self._inside = deque(coming for coming, tokens in judged if tokens is None)
+        for coming, tokens in judged:
             if tokens is not None:
-                self._leave(size, tokens)
+                self._leave(coming, tokens)
 
     def _settle(self) -> None:
         """Those at the head, which costs little: calls are judged about in the order in which they came."""
-        while self._inside and (tokens := self._calls.judged(self._inside[0][0])) is not None:
-            self._leave(self._inside.popleft()[1], tokens)
+        while self._inside and (tokens := self._calls.judged(self._inside[0].call)) is not None:
+            self._leave(self._inside.popleft(), tokens)
 
-    def _leave(self, size: int, tokens: int) -> None:
-        self._bytes -= size
-        if tokens and size:
+    def _leave(self, coming: "_Coming", tokens: int) -> None:
+        """What is gone does not count any more, and is learnt from."""
+        if not coming.is_told:
+            return
+        self._expected = self._expected - coming.expected if self._inside or self._outside else 0.0
+        if tokens:
             self._since += tokens
-            kept = 0.5 ** (size / _HALF_LIFE)
-            self._known_bytes = self._known_bytes * kept + size
+            kept = 0.5 ** (coming.size / _HALF_LIFE)
+            self._known_bytes = self._known_bytes * kept + coming.size
             self._known_tokens = self._known_tokens * kept + tokens
+            self._most = max(self._most * _FORGOTTEN, tokens)
 
     def _read(self, now: float) -> None:
         self.settle()
@@ -194,5 +213,4 @@ class _Line:
         pressure = self._pressure
         if not pressure.rate:
             return 0.0
-        density = self._known_tokens / self._known_bytes if self._known_bytes else 0.0
-        return pressure.ahead + (self._since + _WEIGHT * self._bytes * density) / pressure.rate
+        return pressure.ahead + (self._since + _WEIGHT * self._expected) / pressure.rate
