@@ -86,12 +86,6 @@ class Calls:
         self._judged[place] = call
 
     def judged(self, call: int) -> int | None:
-        """The tokens of `call` that were let through; None where it has not been judged.
-
-        0 where a later call has taken its place.
-        """
+        """The tokens of `call` that were let through; None where it was not judged, or a later one has its place."""
         place = call % _PLACES
-        judged = self._judged[place]
-        if judged < call:
-            return None
-        return self._tokens[place] if judged == call else 0
+        return self._tokens[place] if self._judged[place] == call else None

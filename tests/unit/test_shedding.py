@@ -59,7 +59,7 @@ class Place:
         self.inside: list[int] = []
 
     def enter(self, call: int, size: int = 100, model: bytes = SPAM, *, waits: bool = True) -> None:
-        self.shedder.enter(model, call, size, lambda: bool(waits and not self.inside.append(call)))
+        self.shedder.enter(model, size, lambda: call if waits and not self.inside.append(call) else 0)
 
     def judge(self, call: int, tokens: int) -> None:
         """As the first step does."""
@@ -127,9 +127,9 @@ def test_a_long_text_that_is_cut_keeps_nobody_out(place: Place) -> None:
 
 
 def test_before_anything_is_known_of_their_tokens_none_is_refused(place: Place) -> None:
-    for call in range(1, 1000):
+    for _ in range(1000):
         assert not place.is_refused()
-        place.shedder.enter(SPAM, call, 1000, lambda: False)
+        place.shedder.enter(SPAM, 1000, lambda: 0)
 
 
 def test_other_models_and_names_that_are_none_are_not_refused(place: Place) -> None:
@@ -187,7 +187,7 @@ def test_few_are_in_triton_before_they_are_judged_and_the_others_follow_in_order
 
     async def main() -> None:
         for call in range(1, 1001):
-            shedder.enter(b"any", call, 100, lambda call=call: bool(inside.append(call)) or True)  # type: ignore[misc]
+            shedder.enter(b"any", 100, lambda call=call: inside.append(call) or call)  # type: ignore[misc]
         first = len(inside)
         assert first <= 128
         await asyncio.sleep(0.02)
@@ -231,7 +231,7 @@ def test_answers_of_triton_itself_make_room_too(calls: Calls) -> None:
 
     def steps() -> None:
         for call in range(1, 301):
-            shedder.enter(b"no model", call, 100, lambda call=call: bool(inside.append(call)) or True)  # type: ignore[misc]
+            shedder.enter(b"no model", 100, lambda call=call: inside.append(call) or call)  # type: ignore[misc]
         for call in tuple(inside):
             shedder.answered(call)
 
@@ -244,7 +244,7 @@ def test_calls_that_the_first_step_does_not_know_make_room_when_answered_and_kee
 
     def steps() -> None:
         for call in range(2, 52):
-            place.shedder.enter(SPAM, call, 100, lambda: True, is_told=False)
+            place.shedder.enter(SPAM, 100, lambda call=call: call, is_told=False)
         for call in range(52, 452):
             place.enter(call)
         first = len(place.inside)
@@ -261,18 +261,35 @@ def test_calls_that_the_first_step_does_not_know_make_room_when_answered_and_kee
     ran(steps)
 
 
-def test_a_number_that_is_taken_again_counts_as_judged(calls: Calls) -> None:
+def test_the_last_call_with_a_place_keeps_it(calls: Calls) -> None:
     assert calls.judged(5) is None
     calls.judge(5, 7)
     assert calls.judged(5) == 7
     assert calls.judged(5 + 8192) is None
     calls.judge(5 + 8192, 9)
-    assert (calls.judged(5), calls.judged(5 + 8192)) == (0, 9)
     calls.judge(5, 7)  # a slow one's word comes late
-    assert (calls.judged(5), calls.judged(5 + 8192)) == (0, 9)
+    assert (calls.judged(5), calls.judged(5 + 8192)) == (None, 9)
     calls.judge(8192, 3)
     calls.judge(0)  # that of a request without a number
     assert calls.judged(8192) == 3
+
+
+def test_a_call_whose_place_was_taken_counts_until_it_is_answered(place: Place) -> None:
+    def steps() -> None:
+        for call in range(1, 1001):
+            place.enter(call)
+        first = len(place.inside)
+        for call in range(1, first + 1):
+            place.calls.judge(call + 8192, 10)
+        place.shedder._look()
+        assert len(place.inside) == first
+        for call in range(1, first + 1):
+            place.shedder.answered(call)
+        place.shedder._look()
+        assert len(place.inside) == 2 * first
+        assert len(place.shedder._inside) == first
+
+    ran(steps)
 
 
 @pytest.mark.parametrize(

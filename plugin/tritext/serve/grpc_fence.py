@@ -96,7 +96,7 @@ class _Tunnel:
 
     def __init__(self, fence: GrpcFence, numbers: Iterator[int], table: Calls, shedder: Shedder) -> None:
         self._fence = fence
-        self.relay = Relay(numbers, table, shedder, self._say)
+        self.relay = Relay(numbers, table, shedder, self._say_soon)
         self.caller = _End(self._caller_is_here, self._from_caller, self._caller_has_gone)
         self._triton = _End(self._triton_is_here, self._from_triton, self.close)
         self.caller.other, self._triton.other = self._triton, self.caller
@@ -166,6 +166,9 @@ class _Tunnel:
             self.relay.abandon()
             self._say()
             self._triton.resume_reading()
+
+    def _say_soon(self) -> None:
+        asyncio.get_running_loop().call_soon(self._say)
 
     def _say(self) -> None:
         """Pass on what there is; let go of whom nothing more is to be said to."""

@@ -82,15 +82,16 @@ class _Call:
     which no room has been made again.
     """
 
-    number: int
     callers: int
     headers: bytes
     room: int
     is_inference: bool
     is_bare: bool  # nothing but headers
     is_whole: bool = False
+    is_inside: bool = False  # let in, and not answered
     is_held: bool = False  # its headers are, until some of its message is here
     tritons: int = 0  # not yet
+    number: int = 0  # as well
     model: bytes = b""  # that it asks, where that is known
     last: bytes = b""  # the last part of its message, as long as it waits to be let in
     sent: int = 0
@@ -220,7 +221,11 @@ class Relay:
         self._gone_on.pop(call.tritons, None)
         self._drop(call)
         self._let_go(call)
-        if call.is_inference:
+        self._leave(call)
+
+    def _leave(self, call: _Call) -> None:
+        if call.is_inside:
+            call.is_inside = False
             self._shedder.answered(call.number)
 
     def _let_go(self, call: _Call) -> None:
@@ -279,7 +284,7 @@ class Relay:
             raise Malformed
         if call.is_inference and not had_message and (end or call.has_message):
             call.is_whole, call.last = bool(end), raw
-            self._shedder.enter(call.model, call.number, call.sent, partial(self._enter, call))
+            self._shedder.enter(call.model, call.sent, partial(self._enter, call))
             return b""
         if not size and not end:
             return b""
@@ -290,16 +295,17 @@ class Relay:
         call.is_whole = bool(end)
         return gone_on + self._taken(_numbered(raw, call.tritons, end))
 
-    def _enter(self, call: _Call) -> bool:
-        """An inference is let in, if somebody waits for it."""
+    def _enter(self, call: _Call) -> int:
+        """An inference is let in, if somebody waits for it: its number."""
         raw, call.last = call.last, b""
         if not raw:
-            return False
+            return 0
         gone_on = b"" if call.tritons else self._go_on(call)
         self._to_triton.append(gone_on + self._taken(_numbered(raw, call.tritons, raw[4] & END_STREAM)))
+        call.is_inside = True
         if not self._is_reading:
             self._wake()
-        return True
+        return call.number
 
     def _taken(self, part: bytes) -> bytes:
         """That part of a message, if Triton has room for it, and for those before it."""
@@ -350,7 +356,7 @@ class Relay:
             self._to_caller.append(_ended(stream, *_NO_STREAMS, is_first=True, is_whole=bool(end)))
             return b""
         is_inference = passed.path == _INFER
-        call = _Call(next(self._numbers), stream, passed.block, self._calls_room, is_inference, is_bare=bool(end))
+        call = _Call(stream, passed.block, self._calls_room, is_inference, is_bare=bool(end))
         call.is_whole = call.is_bare
         self._calls[stream] = call
         is_held = is_inference and not end and len(self._calls) - len(self._gone_on) <= _MOST_HELD
@@ -364,6 +370,7 @@ class Relay:
         """A call's headers, for Triton, and room for its answer."""
         self._let_go(call)
         call.tritons, self._next = self._next, self._next + 2
+        call.number = next(self._numbers)
         self._gone_on[call.tritons] = call
         headers = call.headers + literals((self._table.header, str(call.number)))
         head, rest = headers[:LARGEST_FRAME], headers[LARGEST_FRAME:]
@@ -514,6 +521,7 @@ class Relay:
             self._received += size
             call.received += size
             call.is_answered = True
+            self._leave(call)
             self._goes_on_at = call.callers
             return _numbered(raw, call.callers, flags)
         if size:

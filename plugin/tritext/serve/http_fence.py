@@ -131,8 +131,7 @@ class _Connection:
                     body = await self._body(head)
                     await _checked(body, head.get(_JSON_LENGTH))
                     if head.method == b"POST" and (asked := _INFERENCE.match(head.target)):
-                        call = next(self._fence.numbers)
-                        await self._enter(call, asked["model"], len(body), is_told=asked["way"] == b"infer")
+                        call = await self._enter(asked["model"], len(body), is_told=asked["way"] == b"infer")
                     if upstream is None or upstream[0].at_eof():
                         upstream = await self._connect(inner)
                     upstream[1].write(_forwarded(head, len(body), call, self._fence.shedder.header))
@@ -152,21 +151,26 @@ class _Connection:
             if upstream is not None:
                 upstream[1].close()
 
-    async def _enter(self, call: int, model: bytes, size: int, *, is_told: bool) -> None:
-        """Wait until that call may go on, as `Shedder.enter` says; _Shed where the model has too much to do."""
+    async def _enter(self, model: bytes, size: int, *, is_told: bool) -> int:
+        """Wait until a call may go on, as `Shedder.enter` says, for its number; _Shed where there is no time for it."""
         model = urllib.parse.unquote_to_bytes(model)
         if overload := self._fence.shedder.refusal(model):
             raise _Shed(str(overload))
-        may_go = asyncio.get_running_loop().create_future()
+        number: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-        def go() -> bool:
-            if may_go.done():  # whoever asked has gone
-                return False
-            may_go.set_result(None)
-            return True
+        def go() -> int:
+            if number.done():  # whoever asked has gone
+                return 0
+            number.set_result(next(self._fence.numbers))
+            return number.result()
 
-        self._fence.shedder.enter(model, call, size, go, is_told=is_told)
-        await may_go
+        self._fence.shedder.enter(model, size, go, is_told=is_told)
+        try:
+            return await number
+        except asyncio.CancelledError:
+            if not number.cancelled():  # let in at the same moment
+                self._fence.shedder.answered(number.result())
+            raise
 
     async def _tell(self, sentence: str) -> bool:
         """Answer as Triton refuses; whether more may be asked."""

@@ -36,8 +36,8 @@ _LOOK: Final = 0.001  # seconds between two looks whether more may go in
 
 _log: Final = logging.getLogger("tritext")
 
-Go = Callable[[], bool]
-"""Lets a request into Triton; False where nobody waits for it any more."""
+Go = Callable[[], int]
+"""Lets a request into Triton: its number, 0 where nobody waits for it any more."""
 
 
 class Shedder:
@@ -49,7 +49,8 @@ class Shedder:
     def __init__(self, calls: Calls, goal: float, board: Callable[[str], Path | None]) -> None:
         self._calls, self._goal, self._board = calls, goal, board
         self._lines: dict[bytes, _Line] = {}
-        self._others = _Line(calls, 0.0, lambda: None)  # whatever callers invent is not remembered
+        self._inside: dict[int, bool] = {}  # of each call that is not known to have been judged: is it answered?
+        self._others = self._made(0.0, lambda: None)  # whatever callers invent is not remembered
         self._is_looking = False
 
     def refusal(self, model: bytes) -> Overload | None:
@@ -61,24 +62,27 @@ class Shedder:
         """What tells the first step a call's number."""
         return self._calls.header
 
-    def enter(self, model: bytes, call: int, size: int, go: Go, *, is_told: bool = True) -> None:
-        """Have `go` called when `call`, which asks `model`, may go into Triton: now, or when there is room.
+    def enter(self, model: bytes, size: int, go: Go, *, is_told: bool = True) -> None:
+        """Have `go` called when a call that asks `model` may go into Triton: now, or when there is room.
 
         All of it must be here: who announces a long message, and does not send it, would keep everybody else out.
         `size` is that of its message in bytes. Without `is_told` the first step does not learn its number: it counts as
         judged once it is answered.
         """
         line = self._line(model)
-        line.enter(call, size, go, is_told=is_told)
+        line.enter(size, go, is_told=is_told)
         line.let_in(self._room())
         if line.is_waiting and not self._is_looking:
             self._is_looking = True
             asyncio.get_running_loop().call_later(_LOOK, self._look)
 
     def answered(self, call: int) -> None:
-        """`call` has its answer, perhaps from Triton itself, or never will."""
-        if self._calls.judged(call) is None:
-            self._calls.judge(call)
+        """`call`, which was let in, has its answer, perhaps from Triton itself, or never will."""
+        if call in self._inside:
+            self._inside[call] = True
+
+    def _made(self, goal: float, path: Callable[[], Path | None]) -> "_Line":
+        return _Line(self._calls, self._inside, goal, path)
 
     def _line(self, model: bytes) -> "_Line":
         line = self._lines.get(model)
@@ -86,7 +90,7 @@ class Shedder:
             name = model.decode("utf-8", "replace")
             if self._board(name) is None:
                 return self._others
-            line = self._lines[model] = _Line(self._calls, self._goal, lambda: self._board(name))
+            line = self._lines[model] = self._made(self._goal, lambda: self._board(name))
         return line
 
     def _room(self) -> int:
@@ -107,7 +111,6 @@ class Shedder:
 class _Coming:
     """A call with a message of `size` bytes, and the tokens that are `expected` of it; the rest as of `Shedder`."""
 
-    call: int
     size: int
     expected: float
     is_told: bool
@@ -116,13 +119,13 @@ class _Coming:
 class _Line:
     """Who stands in line for one model: outside, and in Triton until they are judged."""
 
-    def __init__(self, calls: Calls, goal: float, path: Callable[[], Path | None]) -> None:
-        self._calls, self._goal, self._path = calls, goal, path
+    def __init__(self, calls: Calls, answers: dict[int, bool], goal: float, path: Callable[[], Path | None]) -> None:
+        self._calls, self._answers, self._goal, self._path = calls, answers, goal, path
         self._at: Path | None = None  # of the board
         self._queue: Queue | None = None
         self._count: Slot | None = None  # where refusals are counted
         self._outside: deque[tuple[_Coming, Go]] = deque()
-        self._inside: deque[_Coming] = deque()
+        self._inside: deque[tuple[int, _Coming]] = deque()  # by their numbers
         self._expected = 0.0  # tokens of both, but for those inside that the first step does not know
         self._known_bytes = self._known_tokens = self._most = 0.0  # of calls that were let through of late
         self._read_at = 0.0
@@ -134,10 +137,10 @@ class _Line:
         """Whether anybody is outside."""
         return bool(self._outside)
 
-    def enter(self, call: int, size: int, go: Go, *, is_told: bool) -> None:
+    def enter(self, size: int, go: Go, *, is_told: bool) -> None:
         """Stand in line."""
         density = self._known_tokens / self._known_bytes if self._known_bytes else 0.0
-        coming = _Coming(call, size, min(size * density, self._most), is_told)
+        coming = _Coming(size, min(size * density, self._most), is_told)
         self._outside.append((coming, go))
         self._expected += coming.expected
 
@@ -149,8 +152,9 @@ class _Line:
             coming, go = self._outside.popleft()
             if not coming.is_told:
                 self._expected -= coming.expected
-            if go():
-                self._inside.append(coming)
+            if call := go():
+                self._answers[call] = False
+                self._inside.append((call, coming))
             elif coming.is_told:
                 self._expected -= coming.expected
 
@@ -170,22 +174,28 @@ class _Line:
 
     def settle(self) -> None:
         """Take out all that were judged meanwhile, also behind one that was not."""
-        judged = [(coming, self._calls.judged(coming.call)) for coming in self._inside]
-        self._inside = deque(coming for coming, tokens in judged if tokens is None)
-        for coming, tokens in judged:
-            if tokens is not None:
-                self._leave(coming, tokens)
+        inside, self._inside = self._inside, deque()
+        for call, coming in inside:
+            if (tokens := self._judged(call)) is None:
+                self._inside.append((call, coming))
+            else:
+                self._leave(call, coming, tokens)
 
     def _settle(self) -> None:
         """Those at the head, which costs little: calls are judged about in the order in which they came."""
-        while self._inside and (tokens := self._calls.judged(self._inside[0].call)) is not None:
-            self._leave(self._inside.popleft(), tokens)
+        while self._inside and (tokens := self._judged(self._inside[0][0])) is not None:
+            self._leave(*self._inside.popleft(), tokens)
 
-    def _leave(self, coming: "_Coming", tokens: int) -> None:
+    def _judged(self, call: int) -> int | None:
+        tokens = self._calls.judged(call)
+        return 0 if tokens is None and self._answers[call] else tokens
+
+    def _leave(self, call: int, coming: _Coming, tokens: int) -> None:
         """What is gone does not count any more, and is learnt from."""
+        del self._answers[call]
         if not coming.is_told:
             return
-        self._expected = self._expected - coming.expected if self._inside or self._outside else 0.0
+        self._expected = max(0.0, self._expected - coming.expected)
         if tokens:
             self._since += tokens
             kept = 0.5 ** (coming.size / _HALF_LIFE)
