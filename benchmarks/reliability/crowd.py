@@ -26,9 +26,9 @@ from tritext.bench.lengths import Lengths
 from tritext.bench.served import METHOD, Served
 
 CROWD: Final = 5000
-CROWDS: Final = 6
-SERVERS: Final = 3  # of each kind, one after the other
-_TIMEOUT: Final = 60.0
+CROWDS: Final = 4
+SERVERS: Final = 2  # of each kind, one after the other
+_TIMEOUT: Final = 30.0
 _KINDS: Final = {"through the fence": (), "past it": ("--no-grpc-fence",)}
 
 
