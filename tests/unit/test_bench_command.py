@@ -85,7 +85,8 @@ def test_texts_and_tokens_are_those_that_were_sent(server: FakeTriton, tmp_path:
     level = results(bench(server, "--file", path, "--column", "body", "--batch-size", 2, "--json"))[0]
     assert level["texts_per_second"] == pytest.approx(2 * level["requests_per_second"])
     assert level["tokens_per_second"] == pytest.approx(4 * level["texts_per_second"])
-    assert level["requests_per_second"] * 0.4 == pytest.approx(level["requests"], abs=2)
+    # On a busy machine the window closes some milliseconds late.
+    assert level["requests_per_second"] * 0.4 == pytest.approx(level["requests"], rel=0.05, abs=2)
 
 
 def test_so_many_requests_and_no_more(server: FakeTriton) -> None:
