@@ -1,8 +1,19 @@
-"""What takes seconds to make and is shared; tests do not write to it."""
+"""What several tests need; what takes seconds to make is shared, and not written to."""
 
+import time
 from pathlib import Path
 
 import pytest
+
+from clocks import Clock
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """What `time.monotonic` tells instead of the time."""
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    return clock
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,11 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from clocks import Clock
 from tritext import admission
 from tritext import board as boards
 from tritext.admission import Gate, Meter
@@ -17,23 +17,6 @@ from tritext.stages.estimate import Estimate
 
 GOAL = 2.0
 RATE = 1000.0  # tokens a second
-
-
-class Clock:
-    """Time that passes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(time, "monotonic", clock)
-    return clock
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from clocks import Clock
 from tritext.admission import Gate, Meter
 from tritext.board import FENCE, Board
 from tritext.calls import Calls, number
@@ -17,23 +17,6 @@ from tritext.serve.shedding import Shedder
 GOAL = 2.0
 RATE = 1000.0  # tokens a second
 SPAM, PII = b"spam", b"pii"
-
-
-class Clock:
-    """Time that passes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(time, "monotonic", clock)
-    return clock
 
 
 @pytest.fixture

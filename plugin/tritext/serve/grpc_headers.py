@@ -11,7 +11,7 @@ from tritext.http2 import Malformed, literals
 _REMEMBERED: Final = 64  # blocks; callers send the same few again and again
 _SMALL: Final = 1 << 10  # bytes of one that is worth it
 _DEADLINE: Final = b"grpc-timeout"
-_LARGEST: Final = 16 << 10  # bytes of a block without compression: more than gRPC's server takes
+MOST_HEADERS: Final = 16 << 10  # bytes of a call's, compressed or not: more than gRPC's server takes
 _SIZE_UPDATES: Final = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*[\x00-\x7f])+")  # how a block may begin
 _MOST_UPDATES: Final = 16  # bytes of them; two are what a caller may need
 _STATIC: Final = 61  # entries of the table that everybody has
@@ -54,7 +54,7 @@ class Headers:
         kept = [(name, value) for name, value in headers if name.lower() not in self._left_out]
         paths = [value for name, value in kept if name == b":path"]
         passed = Passed(literals(*kept), b"".join(paths))
-        if len(paths) > 1 or len(passed.block) > _LARGEST:
+        if len(paths) > 1 or len(passed.block) > MOST_HEADERS:
             raise Malformed
         if stands_alone and len(block) <= _SMALL:
             if len(self._known) >= _REMEMBERED:

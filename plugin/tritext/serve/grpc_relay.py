@@ -39,10 +39,9 @@ from tritext.http2 import (
     frame,
     literals,
 )
-from tritext.serve.grpc_headers import Headers
+from tritext.serve.grpc_headers import MOST_HEADERS, Headers
 from tritext.serve.shedding import Shedder
 
-_MOST_HEADERS: Final = 16 << 10  # bytes of a call's: more than gRPC's server takes
 _MOST_SETTINGS: Final = 1 << 10  # bytes of a frame's
 _MOST_UNANSWERED: Final = 100  # frames of settings
 AHEAD: Final = 1 << 20  # bytes that a caller may send before Triton takes them
@@ -58,10 +57,10 @@ _COMPRESSED: Final = (12, "A compressed message is not taken. Send it as it is."
 _NO_STREAMS: Final = (12, "Inferences are not taken in streams. Ask with ModelInfer.")
 _OVERLOADED: Final = 14
 _TOO_LARGE: Final = (3, f"The message is larger than {MOST_BYTES >> 20} MiB. Send fewer texts at a time.")
-_INCREMENT: Final = struct.Struct(">I")
+_NUMBER: Final = struct.Struct(">I")
 _SETTING: Final = struct.Struct(">HI")
-_STREAM, _STREAM_AT = struct.Struct(">I"), 5  # in a frame
-_REFUSED: Final = _INCREMENT.pack(7)  # as the reason of a reset: nothing was done for that call
+_STREAM_AT: Final = 5  # in a frame
+_REFUSED: Final = _NUMBER.pack(7)  # as the reason of a reset: nothing was done for that call
 # The least and the most that a setting may be; of the others, anything. With no room for an answer a call that is given
 # up would never end.
 _RANGES: Final = {
@@ -343,7 +342,7 @@ class Relay:
                 raise Malformed
             self._last = number
             self._block, self._block_of, self._block_flags = bare(flags, raw[FRAME.size :]), number, flags
-        if len(self._block) > _MOST_HEADERS:
+        if len(self._block) > MOST_HEADERS:
             raise Malformed
         return self._opened() if flags & END_HEADERS else b""
 
@@ -466,7 +465,7 @@ class Relay:
         for call in late:
             self._end(call)
         refused = [frame(RST_STREAM, 0, call.callers, _REFUSED) for call in late if not call.is_given_up]
-        named = raw[: FRAME.size] + _INCREMENT.pack(self._last) + raw[FRAME.size + 4 :]
+        named = raw[: FRAME.size] + _NUMBER.pack(self._last) + raw[FRAME.size + 4 :]
         return b"".join([*refused, named])
 
     def _settings_of_triton(self, flags: int, raw: bytes) -> bytes:
@@ -548,7 +547,7 @@ def _last_headers(status: int, sentence: str, *, is_first: bool) -> bytes:
 
 def _numbered(raw: bytes, stream: int, flags: int) -> bytes:
     """A frame on another stream, and perhaps with fewer flags."""
-    if raw[4] == flags and _STREAM.unpack_from(raw, _STREAM_AT) == (stream,):
+    if raw[4] == flags and _NUMBER.unpack_from(raw, _STREAM_AT) == (stream,):
         return raw
     return frame(raw[3], flags, stream, raw[FRAME.size :])
 
@@ -562,4 +561,4 @@ def _settings(payload: bytes) -> Iterator[tuple[int, int]]:
 
 def _widened(stream: int, size: int) -> bytes:
     """Room for `size` more bytes on `stream`."""
-    return frame(WINDOW_UPDATE, 0, stream, _INCREMENT.pack(size)) if size > 0 else b""
+    return frame(WINDOW_UPDATE, 0, stream, _NUMBER.pack(size)) if size > 0 else b""

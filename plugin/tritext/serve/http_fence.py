@@ -139,7 +139,9 @@ class _Connection:
                     await upstream[1].drain()
                     again = await relay(upstream[0], self._writer, head.method)
                 except _Shed as shed:
-                    again = await self._tell(str(shed))
+                    self._writer.write(_error("503 Service Unavailable", str(shed)))
+                    await self._writer.drain()
+                    again = True
                 finally:
                     self._fence.busy -= 1
                     self._let_go()
@@ -171,16 +173,6 @@ class _Connection:
             if not number.cancelled():  # let in at the same moment
                 self._fence.shedder.answered(number.result())
             raise
-
-    async def _tell(self, sentence: str) -> bool:
-        """Answer as Triton refuses; whether more may be asked."""
-        body = json.dumps({"error": sentence}).encode()
-        head = (
-            f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        self._writer.write(head.encode() + body)
-        await self._writer.drain()
-        return True
 
     async def _connect(self, inner: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         try:
@@ -281,11 +273,16 @@ def _forwarded(head: Head, size: int, call: int, header: str) -> bytes:
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
+def _error(status: str, sentence: str, *fields: str) -> bytes:
+    """An answer as Triton refuses, with further header `fields`."""
+    body = json.dumps({"error": sentence}).encode()
+    lines = (f"HTTP/1.1 {status}", "Content-Type: application/json", f"Content-Length: {len(body)}", *fields)
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
 async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, refused: Refused) -> None:
-    """Answer as Triton does, and read on for a moment: a caller that is still sending would see a reset instead."""
-    body = json.dumps({"error": str(refused)}).encode()
-    head = f"HTTP/1.1 {refused.status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    writer.write(head.encode() + b"\r\nConnection: close\r\n\r\n" + body)
+    """Answer, and read on for a moment: a caller that is still sending would see a reset instead."""
+    writer.write(_error(refused.status, str(refused), "Connection: close"))
     await writer.drain()
     writer.write_eof()
     async with asyncio.timeout(2):

@@ -150,12 +150,10 @@ class _Line:
             self._settle()
         while self._outside and len(self._inside) < room:
             coming, go = self._outside.popleft()
-            if not coming.is_told:
-                self._expected -= coming.expected
             if call := go():
                 self._answers[call] = False
                 self._inside.append((call, coming))
-            elif coming.is_told:
+            if not call or not coming.is_told:
                 self._expected -= coming.expected
 
     def refusal(self) -> Overload | None:
