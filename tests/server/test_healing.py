@@ -16,8 +16,11 @@ from supervised import Supervised, ask, supervised, traffic, until
 
 from benchmarks.reliability.faults import Faults, pids
 from building import make_checkpoint, quick_build
+from tritext.errors import ServeError
 from tritext.naming import ROLES, step_name
 from tritext.repository import committed
+from tritext.serve import ensemble
+from tritext.serve.guardian import SHARED_MEMORY
 
 TEXT = "All human beings are born free and equal in dignity and rights."
 STEP_MEMORY = 1_500_000_000
@@ -50,6 +53,11 @@ def place(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pla
     faults = Faults(built, tmp_path_factory.mktemp("faults"))
     with supervised(faults.repository, step_memory=STEP_MEMORY) as running:
         yield Place(running, faults)
+
+
+def segments(running: Supervised) -> list[Path]:
+    """What the server's steps keep in shared memory, and the server itself."""
+    return list(SHARED_MEMORY.glob(f"{running.server.segments}*"))
 
 
 def get(url: str) -> tuple[int, Any]:
@@ -117,16 +125,61 @@ def test_triton_itself_is_started_again(built: Path, signal_: signal.Signals) ->
         assert ask(url, TEXT, "model") == right
 
 
+def test_a_process_that_dies_before_its_first_word_is_started_again(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # Triton starts what lies there
+    with supervised(built) as running:
+        url, step = running.server.grpc_url, ensemble.steps(running.server.models[0])[1]
+        name, triton = running.server.models[0].name, running.server.process.pid
+        right, other = ask(url, TEXT, "model"), ask(url, TEXT, "other")
+        (stub,) = tmp_path.rglob("triton_python_backend_stub")
+        target = stub.readlink()
+        stub.unlink()
+        stub.write_text(f"#!/bin/sh\ntouch {tmp_path}/ended\n", encoding="ascii")
+        stub.chmod(0o755)
+        (old,) = pids(step, triton)
+        os.kill(old, signal.SIGKILL)
+        until((tmp_path / "ended").exists, lambda: running.told)
+        stub.unlink()
+        stub.symlink_to(target)
+        assert ask(url, TEXT, "other") == other
+        until(lambda: running.state(name)["restarts"] == 1, lambda: running.told)
+        until(lambda: running.state(name)["ready"], lambda: running.told)
+        assert ask(url, TEXT, "model") == right
+        assert len(pids(step, triton)) == 1
+        assert any(f"{step} died as it started" in line or "is not healthy" in line for line in running.told)
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_may_be_hit_as_soon_as_it_is_there(place: Place, signal_: signal.Signals) -> None:
+    running, step = place.running, place.step("postprocess")
+    right = ask(running.server.grpc_url, TEXT, "model")
+
+    def found() -> set[int]:
+        try:
+            return set(pids(step, running.server.process.pid))
+        except ServeError:  # Triton, which may have died of it, is being started again
+            return set()
+
+    (old,) = found()
+    os.kill(old, signal.SIGKILL)
+    until(lambda: found() - {old}, lambda: running.told)
+    (new,) = found() - {old}
+    os.kill(new, signal_)
+    until(lambda: found() - {old, new} and running.state("model")["ready"], lambda: running.told)
+    assert ask(running.server.grpc_url, TEXT, "model") == right
+
+
 def test_memory_of_the_dead_is_given_back(place: Place) -> None:
     running = place.running
-    shared = Path("/dev/shm")  # noqa: S108 - where Triton keeps it
-    before = len(list(shared.glob(f"{running.server.segments}*")))
+    before = len(segments(running))
     for role in ROLES:
         restarts = running.state("model")["restarts"]
         with traffic(running.server.grpc_url, "model", TEXT, callers=2):
             place.faults.inflict("kill", place.step(role), running.server.process.pid)
             until(lambda restarts=restarts: running.state("model")["restarts"] > restarts, lambda: running.told)
-    until(lambda: len(list(shared.glob(f"{running.server.segments}*"))) <= before)
+    until(lambda: len(segments(running)) <= before, lambda: (sorted(map(str, segments(running))), running.told[-12:]))
 
 
 def test_a_request_is_always_answered(place: Place) -> None:

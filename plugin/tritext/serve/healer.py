@@ -101,7 +101,7 @@ class Healer:
                 if process.step == step:
                     process.kill()  # Triton would wait for one that is stuck
             self._server.remote.start_unload(step)
-            self._server.remote.load(step, timeout=_LOAD)
+            self._server.load(step, _LOAD)
 
     def _answers(self, model: BuiltModel) -> bool:
         """Whether the whole model answers within some seconds; its status says so then."""

@@ -166,7 +166,7 @@ class Rollouts:
             for step in ensemble.steps(model)[::-1]:
                 if self._stopping.is_set():
                     return
-                remote.load(step, timeout=_LOAD)
+                self._server.load(step, _LOAD)
             infer = partial(remote.infer, timeout=_ANSWER)
             check_engine(model, infer)
             Chain.walk(model, infer)

@@ -24,6 +24,7 @@ from tritext.serve.doorway import Doorway
 from tritext.serve.endpoints import Endpoints, claim
 from tritext.serve.fences import start_fences
 from tritext.serve.installation import find
+from tritext.serve.launch import Launch
 from tritext.serve.log import Log, LogLevel
 from tritext.serve.log_format import LogFormat
 from tritext.serve.process import Process
@@ -91,6 +92,7 @@ class Server:
         self._fences: list[Doorway] = []
         self._remote: Remote | None = None
         self._serving = False
+        self._launches: set[Launch] = set()
         self._generation = 0  # how often Triton was started again
         self._changing = threading.Lock()  # nobody starts what somebody else stops
         self._status: int | None = None
@@ -315,6 +317,23 @@ class Server:
         except ServeError:
             return False
         return True
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether a step is being loaded."""
+        return bool(self._launches)
+
+    def load(self, step: str, timeout: float) -> None:
+        """Load `step` within `timeout` seconds; ServeError where it fails, be it that its process dies at its start."""
+        launch = Launch(self.segments, self.process.pid, step)
+        self._launches.add(launch)
+        try:
+            with launch:
+                self.remote.load(step, timeout=timeout)
+        finally:
+            self._launches.discard(launch)
+        if launch.was_dead:
+            raise ServeError(f"The process of {step} died as it started")
 
     def expecting_errors(self) -> AbstractContextManager[None]:
         """While its block runs, what Triton logs is kept and not shown: its complaints are about what we do."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Final
 from tritext.serve.guardian import SHARED_MEMORY, members
 
 _STUB: Final = "triton_python_backend_stub"
+_UUID: Final = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
-# Of /proc/PID/stat behind the name, which may hold anything: proc_pid_stat(5), fields 3, 14, 15 and 52.
-_STATE, _USER, _SYSTEM, _EXIT = 0, 11, 12, 49
+# Of /proc/PID/stat behind the name, which may hold anything: proc_pid_stat(5), fields 3, 4, 14, 15 and 52.
+_STATE, _PARENT, _USER, _SYSTEM, _EXIT = 0, 1, 11, 12, 49
 # As if it held so many thousandths of all memory more than it does: whoever holds far more is still chosen first.
 _VOLUNTEER: Final = "300"
 _STOPPED: Final = frozenset("Tt")
@@ -73,14 +75,19 @@ class StepProcess:
         code = int(stat[_EXIT]) if len(stat) > _EXIT else 0
         return f"was killed by signal {code & 0x7F}" if code & 0x7F else "has died"
 
+    def arguments(self) -> list[str]:
+        """Its command line; nothing where it has gone."""
+        return _words(self._folder / "cmdline")
+
+    def environment(self) -> dict[str, str]:
+        """The environment that it was started with; nothing where it has gone."""
+        pairs = (word.partition("=") for word in _words(self._folder / "environ"))
+        return {name: value for name, _, value in pairs}
+
     def kill(self) -> None:
         """End it at once."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
-
-    def clear(self) -> None:
-        """Remove the shared memory that it left; Triton does not where a process was killed."""
-        (SHARED_MEMORY / self.segment).unlink(missing_ok=True)
 
     def volunteer(self) -> None:
         """Where memory runs out, have the kernel choose it rather than Triton: it can be brought back alone."""
@@ -92,21 +99,54 @@ class StepProcess:
         return Path("/proc", str(self.pid))
 
     def _stat(self) -> list[str]:
-        try:
-            return (self._folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return []
+        return _stat(self._folder)
 
 
 def step_processes(segments: str) -> list[StepProcess]:
     """Those of the server whose shared memory has names that begin with `segments`."""
     found = []
     for pid in members(segments):
-        with contextlib.suppress(OSError):
-            program, *arguments = map(os.fsdecode, Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"))
-            if program.endswith(_STUB):  # ./spam_encoder_3f9c01aa/1/model.py tritext_…
-                found.append(StepProcess(pid, Path(arguments[0]).parent.parent.name, arguments[1]))
+        program, *arguments = _words(Path(f"/proc/{pid}/cmdline")) or [""]
+        if program.endswith(_STUB):  # ./spam_encoder_3f9c01aa/1/model.py tritext_…
+            found.append(StepProcess(pid, Path(arguments[0]).parent.parent.name, arguments[1]))
     return found
+
+
+def segments_of_steps(segments: str) -> set[str]:
+    """Those of the server's shared memory, whose names begin with `segments`, that were made for a step each."""
+    own = re.compile(re.escape(segments) + _UUID)
+    return {path.name for path in SHARED_MEMORY.iterdir() if own.fullmatch(path.name)}
+
+
+def orphans(segments: str) -> set[str]:
+    """Those of them that no step has: its process died, or has not been started yet."""
+    return segments_of_steps(segments) - {process.segment for process in step_processes(segments)}
+
+
+def children(parent: int) -> set[int]:
+    """The processes that `parent` started and that live."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        stat = _stat(folder)
+        if stat and int(stat[_PARENT]) == parent and stat[_STATE] not in _GONE:
+            found.add(int(folder.name))
+    return found
+
+
+def _stat(folder: Path) -> list[str]:
+    """Of a process's `folder`; nothing where it has gone."""
+    try:
+        return (folder / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _words(path: Path) -> list[str]:
+    """What a file of /proc has, each ended by a zero; nothing where its process has gone."""
+    try:
+        return [os.fsdecode(word) for word in path.read_bytes().split(b"\0")[:-1]]
+    except OSError:
+        return []
 
 
 def memory_of_machine() -> int:

@@ -10,11 +10,12 @@ from typing import Final, Self
 from tritext.errors import ServeError, TritextError
 from tritext.repository import BuiltModel
 from tritext.serve import ensemble
+from tritext.serve.guardian import SHARED_MEMORY
 from tritext.serve.healer import Healer
 from tritext.serve.probe import Probe
 from tritext.serve.server import Server
 from tritext.serve.status import RESTARTS, Status, Tell
-from tritext.serve.steps import StepProcess, memory_of_machine, step_processes
+from tritext.serve.steps import StepProcess, memory_of_machine, orphans, step_processes
 
 _TICK: Final = 0.1
 _PROBE_EVERY: Final = 1.0
@@ -48,7 +49,8 @@ class Supervisor:
         self._wanted: Counter[str] = Counter()  # how many processes each of them has
         self._stopped_since: dict[int, float] = {}
         self._processes: list[StepProcess] = []
-        self._dead: list[tuple[float, StepProcess]] = []  # and when that was found
+        self._orphans: set[str] = set()  # what the dead left in shared memory, as last seen
+        self._burial = 0.0  # when that is looked at next
         self._deaf_since: float | None = None
 
     def __enter__(self) -> Self:
@@ -161,7 +163,6 @@ class Supervisor:
         if Counter(process.step for process in living) != wanted:
             gone = [process for process in self._processes if process.is_gone]
             ends = {process.step: process.how_it_ended() for process in gone}
-            self._dead += [(time.monotonic(), process) for process in gone]
             living = self._scan(steps)
             counts = Counter(process.step for process in living)
             for step, count in wanted.items():
@@ -173,11 +174,13 @@ class Supervisor:
 
     def _clear_up(self) -> None:
         """Remove the shared memory of those that have been dead for a while, should Triton have left it."""
-        now = time.monotonic()
-        for at, process in self._dead:
-            if now > at + _BURIAL:
-                process.clear()
-        self._dead = [(at, process) for at, process in self._dead if now <= at + _BURIAL]
+        if (now := time.monotonic()) < self._burial:
+            return
+        self._burial, found = now + _BURIAL, orphans(self._server.segments)
+        if not self._server.is_loading:  # else it may be that of a process to come
+            for segment in found & self._orphans:
+                (SHARED_MEMORY / segment).unlink(missing_ok=True)
+        self._orphans = found
 
     def _scan(self, steps: Container[str]) -> list[StepProcess]:
         """Look for the processes of `steps` anew."""
