@@ -22,6 +22,8 @@ import tritonclient.grpc as triton
 
 from tritext.errors import RepositoryError, ServeError
 from tritext.serve import Server, find
+from tritext.serve.server import NICE
+from tritext.serve.steps import step_processes
 
 
 def on_free_ports(repository: Path, *models: str, host: str = "127.0.0.1") -> Server:
@@ -225,6 +227,14 @@ def test_each_step_has_its_own_small_memory(server: Server) -> None:
         private = sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_"))
         assert private < 40_000, f"{private} kB"  # test_footprint.py has a real vocabulary
     assert {segment.stat().st_size for segment in segments(server.process.pid)} == {1 << 20}
+
+
+def test_triton_and_its_steps_stand_back_for_the_fences(server: Server) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    steps = [process.pid for process in step_processes(server.segments)]
+    assert len(steps) >= 3
+    for pid in (server.process.pid, *steps):
+        assert os.getpriority(os.PRIO_PROCESS, pid) == own + NICE
 
 
 def test_a_chosen_model_is_served_alone_and_stop_leaves_nothing(repository: Path) -> None:

@@ -101,6 +101,15 @@ def serve(
             "without it a call takes some 0.5 ms less.",
         ),
     ] = True,
+    nice: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=19,
+            help="By how much Triton stands back for the fences at its ports, and for other programs; 5 if not given.",
+        ),
+    ] = None,
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.1, help="How long the models may take to load.")
     ] = 120.0,
@@ -115,6 +124,7 @@ def serve(
     from tritext.serve import Server, find  # half a second that no other command should pay
     from tritext.serve.protection import Protection
     from tritext.serve.selection import Selection
+    from tritext.serve.server import NICE
     from tritext.serve.trace import Trace
 
     logs = Logs.of(log_format)
@@ -131,6 +141,7 @@ def serve(
         threads=threads,
         latency_goal=latency_goal,
         grpc_fence=grpc_fence,
+        nice=NICE if nice is None else nice,
         arguments=Trace.load(trace, trace_rate, find()).flags() if trace else (),
         protection=Protection.load(
             api_key_file=api_key_file,

@@ -1,6 +1,7 @@
 """What must hold even when we are killed with -9. Runs as a script, so it imports nothing but the standard library.
 
-``guardian.py launch PARENT COMMAND...`` becomes COMMAND, which gets a SIGTERM when its parent dies.
+``guardian.py launch PARENT NICE COMMAND...`` becomes COMMAND, which stands back by NICE for whoever started it, and
+gets a SIGTERM when its parent dies.
 ``guardian.py watch PARENT SERVER SEGMENTS`` sleeps until its parent dies, gives the server a few seconds to end
 by itself and kills what is left of it then: Triton waits for ever for a step that is stuck.
 """
@@ -17,9 +18,14 @@ PATIENCE = 4.0  # seconds, more than Triton's own exit timeout
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the Python backend keeps its segments
 
 
-def launch(parent: int, command: list[str]) -> None:
+def launch(parent: int, nice: int, command: list[str]) -> None:
     """Become `command`, tied to the life of `parent`."""
     if _tie_to(parent):
+        os.nice(nice)
+        with contextlib.suppress(
+            OSError
+        ):  # counts instead, between sessions, where the kernel groups by them: sched(7)
+            Path("/proc/self/autogroup").write_text(str(nice))
         os.execv(command[0], command)  # noqa: S606 - no shell is wanted
 
 
@@ -70,7 +76,7 @@ def _tie_to(parent: int) -> bool:
 def main(mode: str, parent: str, *rest: str) -> None:
     """Run as a script."""
     if mode == "launch":
-        launch(int(parent), list(rest))
+        launch(int(parent), int(rest[0]), list(rest[1:]))
     else:
         watch(int(parent), int(rest[0]), rest[1])
 

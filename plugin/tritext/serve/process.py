@@ -23,6 +23,8 @@ class Process:
     The kernel's death signal is tied to the thread that started the child, so one thread starts it and
     waits for it. Whatever way it ends, its stubs and its shared memory go with it: see guardian.py.
 
+    It stands back by `nice` for us, and so do its stubs: callers are answered, and refused, while it computes.
+
     What its steps tell for the access log, where `access_log` asks for one, comes through a pipe of its own: Triton
     writes a line of its log and the end of that line one after the other, and what came between would spoil both.
     """
@@ -35,13 +37,14 @@ class Process:
         folder: Path,
         log: Log,
         segments: str,
+        nice: int = 0,
         access_log: bool = False,
     ) -> None:
         self._command = command
         self._environment = environment
         self._folder = folder
         self._log = log
-        self._access_log = access_log
+        self._nice, self._access_log = nice, access_log
         self.segments = segments  # how the names of its shared memory begin; part of the command
         self._started = threading.Event()
         self._ended = threading.Event()
@@ -77,7 +80,7 @@ class Process:
         """Start the server, and a thread for each pipe that it writes to."""
         told, tell = os.pipe() if self._access_log else (None, None)
         try:
-            self.popen = self._spawn("launch", *self._command, stdout=subprocess.PIPE, tell=tell)
+            self.popen = self._spawn("launch", str(self._nice), *self._command, stdout=subprocess.PIPE, tell=tell)
         finally:
             if tell is not None:
                 os.close(tell)

@@ -34,6 +34,9 @@ from tritext.serve.remote import Arrays, Remote
 # How long Triton may take to exit once its models are gone. It would wait for idle keep-alive connections too.
 LINGER: Final = 3.0
 POLL: Final = 0.02
+# By how much Triton stands back for the fences: they refuse within some hundredths of a second while it computes on all
+# cores (`benchmarks.reliability.overload`). By 3 was not enough.
+NICE: Final = 5
 _ALIVE: Final = 2.0  # seconds for Triton's own word that it lives
 _PATIENCE: Final = 30.0  # seconds for whatever says nothing else, once it is ready
 
@@ -48,8 +51,9 @@ class Server:
     `log_format` does; with `access_log` one for each request goes there too.
     Each encoder runs `threads` threads, all cores where None. A request that would wait longer than `latency_goal`
     seconds is refused (0: none is). `protection` says who may ask, and how. Without `grpc_fence` callers reach Triton's
-    own gRPC server, in clear. `arguments` are passed on to tritonserver. A key made for each start, and kept here, is
-    needed for everything but inference, health, metadata and configurations.
+    own gRPC server, in clear. Triton stands back by `nice` (0 to 19) for us, the fences above all. `arguments` are
+    passed on to tritonserver. A key made for each start, and kept here, is needed for everything but inference, health,
+    metadata and configurations.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Server:
         protection: Protection | None = None,
         latency_goal: float = admission.DEFAULT_GOAL,
         grpc_fence: bool = True,
+        nice: int = NICE,
         arguments: Sequence[str] = (),
     ) -> None:
         self.repository = repository.resolve()
@@ -84,7 +89,7 @@ class Server:
         self._latency_goal = latency_goal
         self._arguments = (*(["--log-verbose=1"] if log_level == "debug" else []), *arguments)
         self.protection = protection or Protection()
-        self._grpc_fence = grpc_fence
+        self._grpc_fence, self._nice = grpc_fence, nice
         if self.protection.tls and not grpc_fence:
             raise ServeError("TLS ends at the fence in front of gRPC. Leave out --no-grpc-fence, or --tls-cert.")
         self._endpoints: Endpoints | None = None
@@ -205,6 +210,7 @@ class Server:
             folder=self.repository,
             log=self._log,
             segments=segments,
+            nice=self._nice,
             access_log=self._access_log,
         )
         self._fences = start_fences(self._endpoints, self.protection.tls, segments, self._latency_goal, self._build_of)
