@@ -39,7 +39,7 @@ class Running:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
             self._popen = subprocess.Popen(
-                [*_TIED, str(os.getpid()), *command],
+                [*_TIED, str(os.getpid()), "0", *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

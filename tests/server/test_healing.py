@@ -3,11 +3,13 @@
 import json
 import os
 import signal
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import pytest
@@ -19,8 +21,9 @@ from building import make_checkpoint, quick_build
 from tritext.errors import ServeError
 from tritext.naming import ROLES, step_name
 from tritext.repository import committed
-from tritext.serve import ensemble
+from tritext.serve import ensemble, healer
 from tritext.serve.guardian import SHARED_MEMORY
+from tritext.serve.launch import Command
 
 TEXT = "All human beings are born free and equal in dignity and rights."
 STEP_MEMORY = 1_500_000_000
@@ -133,6 +136,21 @@ def test_triton_itself_is_started_again(built: Path, signal_: signal.Signals) ->
         assert ask(url, TEXT, "model") == right
 
 
+def kill_and_keep_dead(running: Supervised, cache: Path, step: str) -> None:
+    """Kill `step`; what Triton starts in its place dies before its first word, until Triton waits for that in vain."""
+    (stub,) = cache.rglob("triton_python_backend_stub")
+    target = stub.readlink()
+    stub.unlink()
+    stub.symlink_to("/bin/true")
+    for pid in pids(step, triton_of(running)):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: running.server.is_loading, lambda: running.told)
+    time.sleep(0.5)
+    assert running.server.is_loading
+    stub.unlink()
+    stub.symlink_to(target)
+
+
 def test_a_process_that_dies_before_its_first_word_is_started_again(
     built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,22 +159,29 @@ def test_a_process_that_dies_before_its_first_word_is_started_again(
         url, step = running.server.grpc_url, ensemble.steps(running.server.models[0])[1]
         name, server = running.server.models[0].name, running.server.process.pid
         right, other = ask(url, TEXT, "model"), ask(url, TEXT, "other")
-        (stub,) = tmp_path.rglob("triton_python_backend_stub")
-        target = stub.readlink()
-        stub.unlink()
-        stub.write_text(f"#!/bin/sh\ntouch {tmp_path}/ended\n", encoding="ascii")
-        stub.chmod(0o755)
-        (old,) = pids(step, server)
-        os.kill(old, signal.SIGKILL)
-        until((tmp_path / "ended").exists, lambda: running.told)
-        stub.unlink()
-        stub.symlink_to(target)
+        kill_and_keep_dead(running, tmp_path, step)
         assert ask(url, TEXT, "other") == other
         until(lambda: running.state(name)["restarts"] == 1, lambda: running.told)
         until(lambda: running.state(name)["ready"], lambda: running.told)
         assert ask(url, TEXT, "model") == right
         assert len(pids(step, server)) == 1
         assert any(f"{step} died as it started" in line or "is not healthy" in line for line in running.told)
+
+
+def test_triton_is_started_again_where_it_waits_for_a_process_that_is_no_more(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(healer, "_LOAD", 3.0)
+    monkeypatch.setattr(Command, "start", lambda *_: Popen(["/bin/true"]))  # nor does anybody speak for it
+    with supervised(built) as running:
+        step, server = ensemble.steps(running.server.models[0])[1], running.server.process.pid
+        right = ask(running.server.grpc_url, TEXT, "model")
+        kill_and_keep_dead(running, tmp_path, step)
+        until(lambda: triton_of(running) not in (0, server), lambda: running.told)
+        until(lambda: running.state("model")["ready"], lambda: running.told)
+        assert ask(running.server.grpc_url, TEXT, "model") == right
+        assert any(f"neither loads {step} nor lets go of it" in line for line in running.told)
 
 
 @pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGSTOP])

@@ -25,7 +25,8 @@ def launch(parent: int, nice: int, command: list[str]) -> None:
         with contextlib.suppress(
             OSError
         ):  # counts instead, between sessions, where the kernel groups by them: sched(7)
-            Path("/proc/self/autogroup").write_text(str(nice))
+            own = int(Path(f"/proc/{parent}/autogroup").read_text().split()[-1])
+            Path("/proc/self/autogroup").write_text(str(min(19, own + nice)))
         os.execv(command[0], command)  # noqa: S606 - no shell is wanted
 
 

@@ -12,6 +12,7 @@ from typing import Final
 from tritext.errors import ServeError
 from tritext.repository import BuiltModel
 from tritext.serve import ensemble
+from tritext.serve.remote import Silence
 from tritext.serve.server import Server
 from tritext.serve.status import Status, Tell
 from tritext.serve.steps import step_processes
@@ -34,6 +35,7 @@ class Healer:
         self._last: dict[str, float] = {}  # when something of a model was last brought back (monotonic)
         self._ends: defaultdict[str, deque[float]] = defaultdict(deque)
         self._stopping = threading.Event()
+        self.stuck: str | None = None  # a step that Triton neither loads nor lets go of
 
     def stop(self) -> None:
         """Begin nothing any more."""
@@ -63,6 +65,8 @@ class Healer:
             if not self._stopping.is_set():
                 self._status.down(model.name, f"{step} {what} and cannot be brought back: {error}")
                 self._tell(f"{model.name}: {step} {what} and cannot be brought back: {error}")
+                if isinstance(error, Silence) and not self._has_process(step):
+                    self.stuck = step
         finally:
             with self._lock:
                 self._busy.discard(step)
@@ -102,6 +106,9 @@ class Healer:
                     process.kill()  # Triton would wait for one that is stuck
             self._server.remote.start_unload(step)
             self._server.load(step, _LOAD)
+
+    def _has_process(self, step: str) -> bool:
+        return any(process.step == step for process in step_processes(self._server.segments))
 
     def _answers(self, model: BuiltModel) -> bool:
         """Whether the whole model answers within some seconds; its status says so then."""

@@ -5,36 +5,74 @@ for however long. A process that is killed before, as the kernel does where memo
 that is asked of this step after it, waiting for ever. So another process is started in the same shared memory. It says
 that first word and is ended again, and Triton, which now looks after what it started, fails the load as it should. (In
 one of ten such deaths that were tried the process took a lock of that memory with it: Triton then ends, which is seen.)
+
+Not at a server's own start, for which there is a time.
 """
 
+import logging
 import subprocess
 import threading
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
-from tritext.serve.steps import StepProcess, children, segments_of_steps, step_processes
+from tritext.serve.steps import children, segments_of_steps, step_processes
 from tritext.stages.told import ACCESS_LOG
 
 _EVERY: Final = 0.25  # seconds
 _LOOKS: Final = 3  # in a row at which a launch must have no process, or a stopped one
 _WORD: Final = 1.0  # seconds that another one has to speak: Python starts in them, or in those of the next try
 
+_log: Final = logging.getLogger("tritext")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What Triton starts a step's process with: its `words`, of which the second to fourth from the end are its own."""
+
+    words: tuple[str, ...]
+    environment: Mapping[str, str]
+    folder: Path
+
+    @classmethod
+    def found(cls, segments: str, folder: Path) -> Self | None:
+        """As it is with any step of the server that runs in `folder`; None where it has none."""
+        for process in step_processes(segments):
+            if len(words := process.arguments()) > 4:
+                environment = {name: value for name, value in process.environment().items() if name != ACCESS_LOG}
+                return cls(tuple(words), environment, folder)
+        return None
+
+    def start(self, step: str, segment: str) -> "subprocess.Popen[bytes]":
+        """Such a process for `step` in that `segment`; OSError where there can be none."""
+        program, _, _, *rest, _, python = self.words
+        return subprocess.Popen(
+            [program, f"./{step}/1/model.py", segment, *rest, f"{step}_0_0", python],
+            env=self.environment, cwd=self.folder, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
 
 class Launch:
     """The launch of `step` by the process `triton`: a context manager around what makes Triton load it.
 
-    `segments` is how the names of the server's shared memory begin.
+    `segments` is how the names of the server's shared memory begin; steps are started with `command`.
     """
 
-    def __init__(self, segments: str, triton: int, step: str) -> None:
-        self._segments, self._triton, self._step = segments, triton, step
+    _spoken_for: ClassVar[set[str]] = set()  # segments, by any launch: of two at a time one cannot tell whose they are
+    _speaking: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, segments: str, triton: int, step: str, command: Command | None) -> None:
+        self._segments, self._triton, self._step, self._command = segments, triton, step, command
         self._looks: Counter[str] = Counter()
         self._over = threading.Event()
-        self.was_dead = False  # whether its process died before it had said anything
+        self.has_spoken = False  # whether another process was started, here for `step`
 
     def __enter__(self) -> Self:
-        self._before = segments_of_steps(self._segments)
+        self._others = segments_of_steps(self._segments)
         self._thread = threading.Thread(target=self._run, name=f"launch {self._step}", daemon=True)
         self._thread.start()
         return self
@@ -47,14 +85,18 @@ class Launch:
 
     def _run(self) -> None:
         while not self._over.wait(_EVERY):
-            self._look()
+            try:
+                self._look()
+            except Exception as error:  # noqa: BLE001 - nobody else ends a launch that hangs: look again
+                _log.info("The launch of %s cannot be watched now: %s", self._step, error)
 
     def _look(self) -> None:
         """Find segments whose process is dead or stopped, now and at some looks before."""
         living = {process.segment: process for process in step_processes(self._segments)}
+        self._others |= {segment for segment, process in living.items() if process.step != self._step}
         # Between fork and exec a process has not got its own name yet.
         unnamed = children(self._triton) - {process.pid for process in living.values()}
-        for segment in segments_of_steps(self._segments) - self._before:
+        for segment in segments_of_steps(self._segments) - self._others:
             process = living.get(segment)
             if unnamed or (process and not process.is_stopped):
                 self._looks[segment] = 0
@@ -64,22 +106,23 @@ class Launch:
                 continue
             if process:
                 process.kill()
-            elif living:
-                self._speak_for(segment, next(iter(living.values())))
+            else:
+                self._speak_for(segment)
 
-    def _speak_for(self, segment: str, other: StepProcess) -> None:
-        """Start what `other` step runs, as this step and in its `segment`."""
-        self.was_dead = True
-        program, _, _, *rest, _, python = other.arguments() or [""] * 5
-        line = [program, f"./{self._step}/1/model.py", segment, *rest, f"{self._step}_0_0", python]
-        told = {name: value for name, value in other.environment().items() if name != ACCESS_LOG}
+    def _speak_for(self, segment: str) -> None:
+        """Start another process in that `segment`, where no other launch does."""
+        with self._speaking:
+            if self._command is None or segment in self._spoken_for:
+                return
+            self._spoken_for.add(segment)
+        self.has_spoken = True
         try:
-            process = subprocess.Popen(
-                line, env=told, cwd=f"/proc/{other.pid}/cwd", start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
+            process = self._command.start(self._step, segment)
         except OSError:
-            return  # the other has gone, or what killed the first strikes again: the next look tries again
-        self._over.wait(_WORD)
-        process.kill()
-        process.wait()
+            return  # what killed the first strikes again: the next look tries again
+        else:
+            self._over.wait(_WORD)
+            process.kill()
+            process.wait()
+        finally:
+            self._spoken_for.discard(segment)

@@ -24,12 +24,13 @@ from tritext.serve.doorway import Doorway
 from tritext.serve.endpoints import Endpoints, claim
 from tritext.serve.fences import start_fences
 from tritext.serve.installation import find
-from tritext.serve.launch import Launch
+from tritext.serve.launch import Command, Launch
 from tritext.serve.log import Log, LogLevel
 from tritext.serve.log_format import LogFormat
 from tritext.serve.process import Process
 from tritext.serve.protection import Protection
 from tritext.serve.remote import Arrays, Remote
+from tritext.serve.steps import step_processes
 
 # How long Triton may take to exit once its models are gone. It would wait for idle keep-alive connections too.
 LINGER: Final = 3.0
@@ -98,6 +99,7 @@ class Server:
         self._remote: Remote | None = None
         self._serving = False
         self._launches: set[Launch] = set()
+        self._command: Command | None = None
         self._generation = 0  # how often Triton was started again
         self._changing = threading.Lock()  # nobody starts what somebody else stops
         self._status: int | None = None
@@ -238,6 +240,7 @@ class Server:
                 raise self._failed(str(error), [model]) from error
         self.checked = [self._check(model) for model in self.models]
         remote.timeout = _PATIENCE
+        self._command = Command.found(self.segments, self.repository)
 
     def _build_of(self, name: str) -> str | None:
         return next((model.build for model in self.models if model.name == name), None)
@@ -331,14 +334,14 @@ class Server:
 
     def load(self, step: str, timeout: float) -> None:
         """Load `step` within `timeout` seconds; ServeError where it fails, be it that its process dies at its start."""
-        launch = Launch(self.segments, self.process.pid, step)
+        launch = Launch(self.segments, self.process.pid, step, self._command)
         self._launches.add(launch)
         try:
             with launch:
                 self.remote.load(step, timeout=timeout)
         finally:
             self._launches.discard(launch)
-        if launch.was_dead:
+        if launch.has_spoken and step not in {process.step for process in step_processes(self.segments)}:
             raise ServeError(f"The process of {step} died as it started")
 
     def expecting_errors(self) -> AbstractContextManager[None]:

@@ -136,7 +136,7 @@ def children(parent: int) -> set[int]:
 def _stat(folder: Path) -> list[str]:
     """Of a process's `folder`; nothing where it has gone."""
     try:
-        return (folder / "stat").read_text().rpartition(")")[2].split()
+        return (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return []
 

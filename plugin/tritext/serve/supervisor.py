@@ -111,6 +111,8 @@ class Supervisor:
             self._revive(f"Triton ended by itself ({how})", "ended")
         elif self._is_deaf():
             self._revive(f"Triton has not answered for {_DEAF_FOR:g} s", "deaf")
+        elif step := self.healer.stuck:
+            self._revive(f"Triton neither loads {step} nor lets go of it", "stuck")
         else:
             self._look_at_steps()
 
@@ -149,7 +151,7 @@ class Supervisor:
                     raise ServeError(f"Triton cannot be started again. {error}") from error
                 if self._stopping.wait(2.0**attempt):
                     return
-        self._deaf_since = None
+        self._deaf_since = self.healer.stuck = None
         self._processes = []
         self.status.count(RESTARTS, model="", step="triton", cause=cause)
         self.status.outage(None)
