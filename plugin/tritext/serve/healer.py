@@ -15,7 +15,7 @@ from tritext.serve import ensemble
 from tritext.serve.remote import Silence
 from tritext.serve.server import Server
 from tritext.serve.status import Status, Tell
-from tritext.serve.steps import step_processes
+from tritext.serve.steps import processes_of
 
 _MEMORY: Final = 60.0  # seconds for which an end is remembered
 _FREE: Final = 2  # restarts within that time that come at once
@@ -65,7 +65,7 @@ class Healer:
             if not self._stopping.is_set():
                 self._status.down(model.name, f"{step} {what} and cannot be brought back: {error}")
                 self._tell(f"{model.name}: {step} {what} and cannot be brought back: {error}")
-                if isinstance(error, Silence) and not self._has_process(step):
+                if isinstance(error, Silence) and not processes_of(step, self._server.segments):
                     self.stuck = step
         finally:
             with self._lock:
@@ -101,14 +101,10 @@ class Healer:
 
     def _restart(self, step: str) -> None:
         with self._server.expecting_errors():
-            for process in step_processes(self._server.segments):
-                if process.step == step:
-                    process.kill()  # Triton would wait for one that is stuck
+            for process in processes_of(step, self._server.segments):
+                process.kill()  # Triton would wait for one that is stuck
             self._server.remote.start_unload(step)
             self._server.load(step, _LOAD)
-
-    def _has_process(self, step: str) -> bool:
-        return any(process.step == step for process in step_processes(self._server.segments))
 
     def _answers(self, model: BuiltModel) -> bool:
         """Whether the whole model answers within some seconds; its status says so then."""

@@ -30,7 +30,7 @@ from tritext.serve.log_format import LogFormat
 from tritext.serve.process import Process
 from tritext.serve.protection import Protection
 from tritext.serve.remote import Arrays, Remote
-from tritext.serve.steps import step_processes
+from tritext.serve.steps import processes_of
 
 # How long Triton may take to exit once its models are gone. It would wait for idle keep-alive connections too.
 LINGER: Final = 3.0
@@ -341,7 +341,7 @@ class Server:
                 self.remote.load(step, timeout=timeout)
         finally:
             self._launches.discard(launch)
-        if launch.has_spoken and step not in {process.step for process in step_processes(self.segments)}:
+        if launch.has_spoken and not processes_of(step, self.segments):
             raise ServeError(f"The process of {step} died as it started")
 
     def expecting_errors(self) -> AbstractContextManager[None]:

@@ -112,6 +112,11 @@ def step_processes(segments: str) -> list[StepProcess]:
     return found
 
 
+def processes_of(step: str, segments: str) -> list[StepProcess]:
+    """Those of them that run `step`."""
+    return [process for process in step_processes(segments) if process.step == step]
+
+
 def segments_of_steps(segments: str) -> set[str]:
     """Those of the server's shared memory, whose names begin with `segments`, that were made for a step each."""
     own = re.compile(re.escape(segments) + _UUID)
