@@ -21,13 +21,21 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the Python backend keeps 
 def launch(parent: int, nice: int, command: list[str]) -> None:
     """Become `command`, tied to the life of `parent`."""
     if _tie_to(parent):
-        os.nice(nice)
-        with contextlib.suppress(
-            OSError
-        ):  # counts instead, between sessions, where the kernel groups by them: sched(7)
-            own = int(Path(f"/proc/{parent}/autogroup").read_text().split()[-1])
-            Path("/proc/self/autogroup").write_text(str(min(19, own + nice)))
+        stand_back(parent, nice)
         os.execv(command[0], command)  # noqa: S606 - no shell is wanted
+
+
+def stand_back(parent: int, nice: int) -> None:
+    """Stand back by `nice` for `parent`, as a process and, which counts instead between sessions, as a session."""
+    os.nice(nice)
+    with contextlib.suppress(OSError):  # a kernel that does not group by sessions: sched(7)
+        Path("/proc/self/autogroup").write_text(str(min(19, group_nice(parent) + nice)))
+
+
+def group_nice(pid: int, processes: Path = Path("/proc")) -> int:
+    """The niceness of the session of `pid`: 0 for one that the kernel has not grouped, whose file is empty."""
+    words = (processes / str(pid) / "autogroup").read_text().split()  # "/autogroup-25 nice 5"
+    return int(words[-1]) if words else 0
 
 
 def watch(parent: int, server: int, segments: str) -> None:
