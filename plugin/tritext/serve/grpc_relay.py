@@ -1,15 +1,12 @@
 """What of the frames between a gRPC caller and Triton goes on, and what is said instead (RFC 9113)."""
 
 import re
-import struct
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Final
 
 from tritext.calls import Calls
-from tritext.contract import MOST_BYTES
 from tritext.http2 import (
     ACK,
     CONTINUATION,
@@ -19,12 +16,10 @@ from tritext.http2 import (
     END_STREAM,
     FRAME,
     GOAWAY,
-    HEADER_TABLE_SIZE,
     HEADERS,
     INITIAL_WINDOW_SIZE,
     LARGEST_FRAME,
     MAX_FRAME_SIZE,
-    MESSAGE,
     PADDED,
     PING,
     PREFACE,
@@ -39,6 +34,8 @@ from tritext.http2 import (
     frame,
     literals,
 )
+from tritext.serve.grpc_call import Call
+from tritext.serve.grpc_frames import ended, numbered, opened, parted, refused, settings, settled, widened
 from tritext.serve.grpc_headers import MOST_HEADERS, Headers
 from tritext.serve.shedding import Shedder
 
@@ -50,17 +47,9 @@ _MOST_HELD_BYTES: Final = 4 << 20  # of their headers
 _INFER: Final = b"/inference.GRPCInferenceService/ModelInfer"
 _INFER_STREAM: Final = b"/inference.GRPCInferenceService/ModelStreamInfer"
 _MODEL: Final = re.compile(rb"[\x00-\xff]{5}\x0a([\x01-\x7f])")  # how such a call's message begins, and a name's length
-# The last word on a setting counts: no table of headers, and frames of the usual size.
-_SETTINGS: Final = struct.pack(">HIHI", HEADER_TABLE_SIZE, 0, MAX_FRAME_SIZE, LARGEST_FRAME)
 # Statuses of gRPC, and what to do.
-_COMPRESSED: Final = (12, "A compressed message is not taken. Send it as it is.")
 _NO_STREAMS: Final = (12, "Inferences are not taken in streams. Ask with ModelInfer.")
 _OVERLOADED: Final = 14
-_TOO_LARGE: Final = (3, f"The message is larger than {MOST_BYTES >> 20} MiB. Send fewer texts at a time.")
-_NUMBER: Final = struct.Struct(">I")
-_SETTING: Final = struct.Struct(">HI")
-_STREAM_AT: Final = 5  # in a frame
-_REFUSED: Final = _NUMBER.pack(7)  # as the reason of a reset: nothing was done for that call
 # The least and the most that a setting may be; of the others, anything. With no room for an answer a call that is given
 # up would never end.
 _RANGES: Final = {
@@ -71,63 +60,6 @@ _RANGES: Final = {
 
 # How long a frame is, where that is fixed.
 _SIZES: Final = {RST_STREAM: 4, WINDOW_UPDATE: 4, PING: 8}
-
-
-@dataclass(slots=True, eq=False)
-class _Call:
-    """A call, on one stream of its caller's connection and, once it has gone on, on another of Triton's.
-
-    `headers`: for Triton; `room`: bytes that its caller may send; `sent`: those it has; `received`: of its answer, for
-    which no room has been made again.
-    """
-
-    callers: int
-    headers: bytes
-    room: int
-    is_inference: bool
-    is_bare: bool  # nothing but headers
-    is_whole: bool = False
-    is_inside: bool = False  # let in, and not answered
-    is_held: bool = False  # its headers are, until some of its message is here
-    tritons: int = 0  # not yet
-    number: int = 0  # as well
-    model: bytes = b""  # that it asks, where that is known
-    last: bytes = b""  # the last part of its message, as long as it waits to be let in
-    sent: int = 0
-    is_given_up: bool = False
-    is_answered: bool = False  # in part: its caller has an answer's first headers
-    received: int = 0
-    _prefix: bytes = b""  # as much of a message's as has come
-    _left: int = 0  # bytes of a message that have not come
-    begun: int = 0  # messages
-
-    @property
-    def has_message(self) -> bool:
-        """Whether all of its message is here: gRPC's server waits for no more."""
-        return self.begun > 0 and not self._left and not self._prefix
-
-    def refusal(self, data: bytes) -> tuple[int, str] | None:
-        """A status of gRPC's, and a sentence, where its caller begins a message in `data` that is not taken."""
-        at = 0
-        while at < len(data):
-            if self._left:
-                size = min(self._left, len(data) - at)
-                self._left -= size
-                at += size
-                continue
-            self.begun += not self._prefix
-            size = MESSAGE.size - len(self._prefix)
-            self._prefix += data[at : at + size]
-            at += size
-            if len(self._prefix) < MESSAGE.size:
-                break
-            is_compressed, self._left = MESSAGE.unpack(self._prefix)
-            self._prefix = b""
-            if is_compressed:
-                return _COMPRESSED
-            if self._left > MOST_BYTES:
-                return _TOO_LARGE
-        return None
 
 
 class Relay:
@@ -144,8 +76,8 @@ class Relay:
     ) -> None:
         self._numbers, self._table, self._shedder, self._wake = numbers, table, shedder, wake
         self._headers = Headers(table.header)
-        self._calls: dict[int, _Call] = {}  # that are not answered, by their callers' streams
-        self._gone_on: dict[int, _Call] = {}  # those of them that Triton knows, by its streams
+        self._calls: dict[int, Call] = {}  # that are not answered, by their callers' streams
+        self._gone_on: dict[int, Call] = {}  # those of them that Triton knows, by its streams
         self._last, self._next = 0, 1  # stream, of the caller and for Triton
         self._preface = b""
         self._frames_of_caller, self._frames_of_triton = Frames(), Frames()
@@ -153,7 +85,7 @@ class Relay:
         self._goes_on_at = 0  # the caller's stream that the rest of an answer's headers is for; 0: nobody's
         self._room, self._received = WINDOW + AHEAD, 0  # as of a call, of all of them
         self._tritons_room = WINDOW
-        self._ahead = _widened(0, AHEAD)  # what is said of it, behind Triton's first settings
+        self._ahead = widened(0, AHEAD)  # what is said of it, behind Triton's first settings
         self._kept: deque[bytes] = deque()  # parts of messages that Triton has no room for
         self._calls_room, self._answers_room = WINDOW, WINDOW  # that each begins with
         self._unanswered_of_caller, self._unanswered_of_triton = 0, 0  # settings
@@ -207,14 +139,14 @@ class Relay:
         """The caller has hung up."""
         self.is_abandoned = True
         self._to_triton += [self._give_up(call) for call in list(self._calls.values())]
-        self._to_triton += [_widened(0, self._received), frame(SETTINGS, ACK, 0, b"") * self._unanswered_of_triton]
+        self._to_triton += [widened(0, self._received), frame(SETTINGS, ACK, 0, b"") * self._unanswered_of_triton]
 
     def lose(self) -> None:
         """Triton has hung up."""
         for call in list(self._calls.values()):
             self._end(call)
 
-    def _end(self, call: _Call) -> None:
+    def _end(self, call: Call) -> None:
         """There is nothing more to come of it."""
         del self._calls[call.callers]
         self._gone_on.pop(call.tritons, None)
@@ -222,23 +154,23 @@ class Relay:
         self._let_go(call)
         self._leave(call)
 
-    def _leave(self, call: _Call) -> None:
+    def _leave(self, call: Call) -> None:
         if call.is_inside:
             call.is_inside = False
             self._shedder.answered(call.number)
 
-    def _let_go(self, call: _Call) -> None:
+    def _let_go(self, call: Call) -> None:
         if call.is_held:
             call.is_held = False
             self._held -= len(call.headers)
 
-    def _drop(self, call: _Call) -> None:
+    def _drop(self, call: Call) -> None:
         """What has waited to be let in never will be: its caller may send as much of something else."""
         if call.last:
             size = len(call.last) - FRAME.size
             call.last = b""
             self._room += size
-            self._to_caller.append(_widened(0, size))
+            self._to_caller.append(widened(0, size))
 
     def _of_caller(self, kind: int, flags: int, number: int, raw: bytes) -> bytes:
         """What goes to Triton in the place of one frame."""
@@ -267,7 +199,7 @@ class Relay:
         size = len(raw) - FRAME.size
         call = self._calls.get(number)
         if call is None or call.is_given_up:  # it has its answer already
-            self._to_caller.append(_widened(0, size))
+            self._to_caller.append(widened(0, size))
             return b""
         self._room -= size
         call.room -= size
@@ -277,7 +209,9 @@ class Relay:
         payload, end, had_message = raw[FRAME.size :], flags & END_STREAM, call.has_message
         if refusal := call.refusal(payload) or self._shed(call, payload):
             self._room += size
-            self._to_caller.append(_widened(0, size) + _refused(call, *refusal, is_whole=bool(end)))
+            self._to_caller.append(
+                widened(0, size) + ended(call.callers, *refusal, is_first=not call.is_answered, is_whole=bool(end))
+            )
             return self._give_up(call)
         if call.is_inference and call.begun > 1:  # one is all that it may send
             raise Malformed
@@ -288,19 +222,19 @@ class Relay:
         if not size and not end:
             return b""
         if call.last:  # it ends while it waits
-            call.is_whole, call.last = True, _numbered(call.last, number, END_STREAM)
+            call.is_whole, call.last = True, numbered(call.last, number, END_STREAM)
             return b""
         gone_on = b"" if call.tritons else self._go_on(call)
         call.is_whole = bool(end)
-        return gone_on + self._taken(_numbered(raw, call.tritons, end))
+        return gone_on + self._taken(numbered(raw, call.tritons, end))
 
-    def _enter(self, call: _Call) -> int:
+    def _enter(self, call: Call) -> int:
         """An inference is let in, if somebody waits for it: its number."""
         raw, call.last = call.last, b""
         if not raw:
             return 0
         gone_on = b"" if call.tritons else self._go_on(call)
-        self._to_triton.append(gone_on + self._taken(_numbered(raw, call.tritons, raw[4] & END_STREAM)))
+        self._to_triton.append(gone_on + self._taken(numbered(raw, call.tritons, raw[4] & END_STREAM)))
         call.is_inside = True
         if not self._is_reading:
             self._wake()
@@ -315,7 +249,7 @@ class Relay:
         self._tritons_room -= size
         return part
 
-    def _shed(self, call: _Call, payload: bytes) -> tuple[int, str] | None:
+    def _shed(self, call: Call, payload: bytes) -> tuple[int, str] | None:
         """A status of gRPC's, and a sentence, where the model that an inference asks has too much to do.
 
         Where its message does not begin with the model's name, it goes on.
@@ -352,10 +286,10 @@ class Relay:
         self._block, self._block_of = b"", 0
         passed = self._headers.passed_on(block)
         if passed.path == _INFER_STREAM:
-            self._to_caller.append(_ended(stream, *_NO_STREAMS, is_first=True, is_whole=bool(end)))
+            self._to_caller.append(ended(stream, *_NO_STREAMS, is_first=True, is_whole=bool(end)))
             return b""
         is_inference = passed.path == _INFER
-        call = _Call(stream, passed.block, self._calls_room, is_inference, is_bare=bool(end))
+        call = Call(stream, passed.block, self._calls_room, is_inference, is_bare=bool(end))
         call.is_whole = call.is_bare
         self._calls[stream] = call
         is_held = is_inference and not end and len(self._calls) - len(self._gone_on) <= _MOST_HELD
@@ -365,28 +299,22 @@ class Relay:
         call.is_held = True
         return b""
 
-    def _go_on(self, call: _Call) -> bytes:
+    def _go_on(self, call: Call) -> bytes:
         """A call's headers, for Triton, and room for its answer."""
         self._let_go(call)
         call.tritons, self._next = self._next, self._next + 2
         call.number = next(self._numbers)
         self._gone_on[call.tritons] = call
-        headers = call.headers + literals((self._table.header, str(call.number)))
-        head, rest = headers[:LARGEST_FRAME], headers[LARGEST_FRAME:]
-        end = END_STREAM if call.is_bare else 0
-        parts = [frame(HEADERS, end if rest else END_HEADERS | end, call.tritons, head)]
-        while rest:
-            head, rest = rest[:LARGEST_FRAME], rest[LARGEST_FRAME:]
-            parts.append(frame(CONTINUATION, 0 if rest else END_HEADERS, call.tritons, head))
+        block = call.headers + literals((self._table.header, str(call.number)))
         call.headers = b""
-        return b"".join([*parts, _widened(call.tritons, -call.received)])
+        return opened(call.tritons, block, is_whole=call.is_bare) + widened(call.tritons, -call.received)
 
     def _reset(self, number: int) -> bytes:
         self._check_begun(number)
         call = self._calls.get(number)
         return self._give_up(call) if call else b""
 
-    def _give_up(self, call: _Call) -> bytes:
+    def _give_up(self, call: Call) -> bytes:
         """Nobody waits for that call any more: it is ended as if all had been sent, and room made for its answer."""
         if not call.tritons:
             self._end(call)
@@ -398,7 +326,7 @@ class Relay:
         has_ended = call.is_whole and not call.last
         self._drop(call)
         end = b"" if has_ended else self._taken(frame(DATA, END_STREAM, call.tritons, b""))
-        return end + _widened(call.tritons, call.received)
+        return end + widened(call.tritons, call.received)
 
     def _widened_by_caller(self, number: int, raw: bytes) -> bytes:
         """Room for more of an answer, or of all: never more than there can be."""
@@ -409,7 +337,7 @@ class Relay:
             self._received -= more
             if WINDOW - self._received > WIDEST:
                 raise Malformed
-            return _widened(0, more)
+            return widened(0, more)
         self._check_begun(number)
         call = self._calls.get(number)
         if call is None or call.is_given_up:
@@ -417,7 +345,7 @@ class Relay:
         call.received -= more
         if self._answers_room - call.received > WIDEST:
             raise Malformed
-        return _widened(call.tritons, more) if call.tritons else b""
+        return widened(call.tritons, more) if call.tritons else b""
 
     def _settings_of_caller(self, flags: int, raw: bytes) -> bytes:
         """With ours as the last word; Malformed where Triton would not take them."""
@@ -430,7 +358,7 @@ class Relay:
         self._unanswered_of_caller += 1
         if self._unanswered_of_caller > _MOST_UNANSWERED or len(payload) > _MOST_SETTINGS:
             raise Malformed
-        for name, value in _settings(payload):
+        for name, value in settings(payload):
             least, most = _RANGES.get(name, (0, value))
             if not least <= value <= most:
                 raise Malformed
@@ -438,7 +366,7 @@ class Relay:
                 self._answers_room = value
                 if any(value - call.received > WIDEST for call in self._calls.values()):
                     raise Malformed
-        return frame(SETTINGS, 0, 0, payload + _SETTINGS)
+        return settled(payload)
 
     def _of_triton(self, kind: int, flags: int, number: int, raw: bytes) -> bytes:
         """What goes to the caller in the place of one frame."""
@@ -464,9 +392,8 @@ class Relay:
         late = [call for call in self._calls.values() if not 0 < call.tritons <= last]
         for call in late:
             self._end(call)
-        refused = [frame(RST_STREAM, 0, call.callers, _REFUSED) for call in late if not call.is_given_up]
-        named = raw[: FRAME.size] + _NUMBER.pack(self._last) + raw[FRAME.size + 4 :]
-        return b"".join([*refused, named])
+        resets = [refused(call.callers) for call in late if not call.is_given_up]
+        return b"".join([*resets, parted(raw, self._last)])
 
     def _settings_of_triton(self, flags: int, raw: bytes) -> bytes:
         if flags & ACK:
@@ -477,14 +404,14 @@ class Relay:
             self._to_triton.append(frame(SETTINGS, ACK, 0, b""))
             return b""
         payload = raw[FRAME.size :]
-        for name, value in _settings(payload):
+        for name, value in settings(payload):
             # Less room holds only from the time when the caller has heard of it.
             if name == INITIAL_WINDOW_SIZE and value > self._calls_room:
                 for call in self._calls.values():
                     call.room += value - self._calls_room
                 self._calls_room = value
         self._unanswered_of_triton += 1
-        return frame(SETTINGS, 0, 0, payload + _SETTINGS) + ahead
+        return settled(payload) + ahead
 
     def _widened_by_triton(self, number: int, raw: bytes) -> bytes:
         more = int.from_bytes(raw[FRAME.size :], "big") & WIDEST
@@ -495,7 +422,7 @@ class Relay:
             return raw
         if call := self._gone_on.get(number):
             call.room += more
-            return b"" if call.is_given_up else _numbered(raw, call.callers, 0)
+            return b"" if call.is_given_up else numbered(raw, call.callers, 0)
         return b""
 
     def _send_kept(self) -> None:
@@ -508,7 +435,7 @@ class Relay:
         """A frame of an answer."""
         if kind == CONTINUATION:
             stream = self._goes_on_at
-            return _numbered(raw, stream, flags) if stream else b""
+            return numbered(raw, stream, flags) if stream else b""
         self._goes_on_at = 0
         call = self._gone_on.get(number)
         if call is None:
@@ -522,43 +449,7 @@ class Relay:
             call.is_answered = True
             self._leave(call)
             self._goes_on_at = call.callers
-            return _numbered(raw, call.callers, flags)
+            return numbered(raw, call.callers, flags)
         if size:
-            self._to_triton.append(_widened(0, size) + (b"" if flags & END_STREAM else _widened(number, size)))
+            self._to_triton.append(widened(0, size) + (b"" if flags & END_STREAM else widened(number, size)))
         return b""
-
-
-def _refused(call: _Call, status: int, sentence: str, *, is_whole: bool) -> bytes:
-    """The end of a call and, where that is not whole, that the rest of it is not wanted."""
-    return _ended(call.callers, status, sentence, is_first=not call.is_answered, is_whole=is_whole)
-
-
-def _ended(stream: int, status: int, sentence: str, *, is_first: bool, is_whole: bool) -> bytes:
-    headers = _last_headers(status, sentence, is_first=is_first)
-    enough = b"" if is_whole else frame(RST_STREAM, 0, stream, bytes(4))
-    return frame(HEADERS, END_HEADERS | END_STREAM, stream, headers) + enough
-
-
-@lru_cache(maxsize=64)
-def _last_headers(status: int, sentence: str, *, is_first: bool) -> bytes:
-    first = ((":status", "200"), ("content-type", "application/grpc")) if is_first else ()
-    return literals(*first, ("grpc-status", str(status)), ("grpc-message", sentence))
-
-
-def _numbered(raw: bytes, stream: int, flags: int) -> bytes:
-    """A frame on another stream, and perhaps with fewer flags."""
-    if raw[4] == flags and _NUMBER.unpack_from(raw, _STREAM_AT) == (stream,):
-        return raw
-    return frame(raw[3], flags, stream, raw[FRAME.size :])
-
-
-def _settings(payload: bytes) -> Iterator[tuple[int, int]]:
-    """Names and values."""
-    if len(payload) % _SETTING.size:
-        raise Malformed
-    return _SETTING.iter_unpack(payload)
-
-
-def _widened(stream: int, size: int) -> bytes:
-    """Room for `size` more bytes on `stream`."""
-    return frame(WINDOW_UPDATE, 0, stream, _NUMBER.pack(size)) if size > 0 else b""
