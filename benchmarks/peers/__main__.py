@@ -16,6 +16,7 @@ import json
 import shlex
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from benchmarks.bare import Bare, built
 from benchmarks.peers import measure, prepare, report
 from benchmarks.peers.catalogue import DEFAULT, PEERS, Peer
 from benchmarks.peers.measure import Entrant, Load
@@ -80,11 +82,12 @@ def enter(peer: Peer, name: str, source: Path, texts: prepare.Texts, stack: Exit
 
 
 def rounds(entrants: list[Entrant], loads: dict[str, list[Load]], texts: prepare.Texts, seconds: float,
-           count: int, progress: Progress) -> None:  # fmt: skip
-    """Every server under its `loads`, `count` times over; each round begins with another server."""
+           count: int, progress: Progress, between: Callable[[], None] = lambda: None) -> None:  # fmt: skip
+    """Every server under its `loads`, `count` times over, and `between` before; each begins with another server."""
     total = count * sum(map(len, loads.values()))
     task = progress.add_task("", total=total)
     for number in range(count):
+        between()
         for entrant in entrants[number % len(entrants) :] + entrants[: number % len(entrants)]:
             others = [other for other in entrants if other is not entrant]
             with entrant.awake():
@@ -139,9 +142,17 @@ def main() -> None:
         with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
             taking = list(entrants.values())
             closed = [Load("closed", int(level)) for level in chosen.concurrency.split(",")]
-            rounds(taking, dict.fromkeys(entrants, closed), texts, chosen.seconds, chosen.rounds, progress)
+            engine = Bare(built(prepare.repository(PEERS[DEFAULT], name), "peer")) if DEFAULT in entrants else None
+            alone: list[float] = []
+
+            def measure_alone() -> None:
+                if engine is not None:
+                    alone.append(engine.tokens_per_second(engine.full(16, 128), chosen.seconds))
+
+            loops = dict.fromkeys(entrants, closed)
+            rounds(taking, loops, texts, chosen.seconds, chosen.rounds, progress, measure_alone)
             rounds(taking, open_loads(taking), texts, chosen.seconds, chosen.open_rounds, progress)
-    Console().print(report.tables(entrants, absent, name))
+    Console().print(report.tables(entrants, absent, name, alone))
     about = {
         "command": shlex.join(["python", "-m", "benchmarks.peers", *sys.argv[1:]]),
         "checkpoint": name,
@@ -150,7 +161,9 @@ def main() -> None:
     folder = ENVIRONMENTS / "results" if chosen.quick else RESULTS
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"peers-{name}.json"
-    path.write_text(json.dumps(report.document(entrants, absent, about, name), indent=2) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(report.document(entrants, absent, about, name, alone), indent=2) + "\n", encoding="utf-8"
+    )
     console.print(f"Written: {path}")
 
 

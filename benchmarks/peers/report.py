@@ -1,6 +1,6 @@
 """The comparison as a document and as tables."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
@@ -13,7 +13,7 @@ from rich.table import Table
 
 from benchmarks.peers.catalogue import DEFAULT, Peer
 from benchmarks.peers.measure import Load, Record
-from benchmarks.peers.results import at_rates, best, figures, ratio, speed, verdicts
+from benchmarks.peers.results import at_rates, best, ceiling, figures, ratio, speed, verdicts
 from benchmarks.peers.setup import requirements
 from tritext.bench.environment import machine
 
@@ -33,15 +33,20 @@ def _normal(package: str) -> str:
 
 
 def document(
-    records: Mapping[str, Record], absent: Mapping[str, str], about: Mapping[str, Any], checkpoint: str
+    records: Mapping[str, Record],
+    absent: Mapping[str, str],
+    about: Mapping[str, Any],
+    checkpoint: str,
+    alone: Sequence[float] = (),
 ) -> dict[str, Any]:
-    """Everything, for JSON."""
+    """Everything, for JSON; `alone` is the speed of the engine without a server, round by round."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),
         **about,
         "units": {"times": "milliseconds", "rates": "per second", "tokens": "real tokens, no padding"},
         "verdicts": verdicts(records, checkpoint),
+        "engine_alone": ceiling(records, alone) if alone else None,
         "at_rates": at_rates(records),
         "servers": {name: _server(record) for name, record in records.items()},
         "absent": dict(absent),
@@ -68,11 +73,15 @@ def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: round(value, 3) if isinstance(value, float) else value for name, value in values.items()}
 
 
-def tables(records: Mapping[str, Record], absent: Mapping[str, str], checkpoint: str) -> RenderableType:
+def tables(
+    records: Mapping[str, Record], absent: Mapping[str, str], checkpoint: str, alone: Sequence[float] = ()
+) -> RenderableType:
     """Throughput, latencies, latencies at rates, the ratios aimed at, who was what, and who could not take part."""
     parts: list[RenderableType] = []
     for table in (_throughput(records), _latency(records), _rates(records), _verdicts(records, checkpoint)):
         parts += [table, ""]
+    if alone:
+        parts += [_ceiling(records, alone), ""]
     parts += [_about(record.peer) for record in records.values()]
     parts += [f"[yellow]{name} took no part:[/yellow] {reason}" for name, reason in absent.items()]
     return Group(*parts)
@@ -124,6 +133,12 @@ def _verdicts(records: Mapping[str, Record], checkpoint: str) -> Table:
         aim = _NONE if row["aim"] is None else f"{row['aim']:g}"
         table.add_row(title, row["tritext"], row["peer"], f"{row['ratio']:.2f}", aim, word)
     return table
+
+
+def _ceiling(records: Mapping[str, Record], alone: Sequence[float]) -> str:
+    found = ceiling(records, alone)
+    times = ", ".join(f"{ratio:.2f} times {name}" for name, ratio in found["times"].items())
+    return f"The engine of {DEFAULT} alone, full calls: {found['tokens_per_second']:,.0f} tokens/s; {times}"
 
 
 def _table(*columns: str) -> Table:

@@ -108,6 +108,17 @@ def _verdict(ours: Record, theirs: Record, aim: float | None) -> dict[str, Any]:
     return {"tritext": ours.peer.name, "peer": theirs.peer.name, "ratio": round(value, 2), "aim": aim, "met": met}
 
 
+def ceiling(records: Mapping[str, Record], alone: Sequence[float]) -> dict[str, Any]:
+    """What no server around the default tritext's engine can exceed: its speed `alone`, and that ÷ each peer's.
+
+    `alone` are tokens a second on full calls, one for each round of the closed loops.
+    """
+    return {
+        "tokens_per_second": median(alone),
+        "times": {name: round(ratio(alone, speed(each)), 2) for name, each in records.items() if not each.peer.is_ours},
+    }
+
+
 def at_rates(records: Mapping[str, Record]) -> list[dict[str, Any]]:
     """Every rate at which a peer was asked and which it carried: its latencies and those of the default tritext."""
     rows: list[dict[str, Any]] = []

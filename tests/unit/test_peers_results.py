@@ -96,6 +96,20 @@ def test_the_tables_and_the_document_name_who_took_part_who_did_not_and_every_ve
     assert document["absent"] == absent
 
 
+def test_the_engine_alone_is_the_limit_of_what_a_server_around_it_can_reach() -> None:
+    records = {"tritext": record("tritext", {ONE: [90.0, 80.0]}), "fastapi": record("fastapi", {ONE: [10.0, 20.0]})}
+    alone = [100.0, 120.0]
+    console = Console(record=True, width=140, file=io.StringIO())
+
+    console.print(report.tables(records, {}, "minilm", alone))
+
+    assert report.document(records, {}, {}, "minilm", alone)["engine_alone"] == {
+        "tokens_per_second": 110.0,
+        "times": {"fastapi": 8.0},
+    }
+    assert "alone, full calls: 110 tokens/s; 8.00 times fastapi" in console.export_text()
+
+
 def test_a_slow_server_gets_the_time_that_its_callers_need_to_come_round() -> None:
     assert window(MANY, capacity=1000.0, seconds=3.0) == (0.5, 3.0)
     assert window(MANY, capacity=4.0, seconds=3.0) == (2.0, 4.0)

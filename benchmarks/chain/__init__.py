@@ -1,0 +1,1 @@
+"""What Triton itself takes for a chain of Python steps: see `__main__.py`."""
