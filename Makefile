@@ -14,6 +14,7 @@ PIP := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pyt
 help:
 	@echo 'make demo    build two real models, serve them, classify real texts'
 	@echo 'make test    lint, types and every test; those of the containers where a Docker engine answers'
+	@echo 'make lint, make types, make unit  the parts of make test'
 	@echo 'make test-containers  build the images and test them on the Docker engine alone'
 	@echo 'make matrix  every architecture with every task, engine and precision of README, ten minutes on a quiet machine'
 	@echo 'make gpu-check  on a machine with an NVIDIA GPU: plan, server, parity, speed'

@@ -77,7 +77,8 @@ def test_what_it_mounts_from_here_is_there(compose: Any) -> None:
 
 
 def test_the_dashboard_shows_what_the_server_measures(server: Container) -> None:
-    measured = set(re.findall(r"^# TYPE (\w+)", server.metrics(), re.MULTILINE))
+    _, supervisors = server.http("GET", "/metrics", port=8003)
+    measured = set(re.findall(r"^# TYPE (\w+)", server.metrics() + supervisors, re.MULTILINE))
     shown = {name for expression in EXPRESSIONS for name in re.findall(r"\b(?:nv|tritext)_\w+", expression)}
     assert len(shown) > 10
     assert {name for name in shown if not name.startswith("nv_gpu_")} <= measured
