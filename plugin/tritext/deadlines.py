@@ -4,7 +4,8 @@ Triton tells a step a request's id and how long it may wait (its parameter `time
 that its caller has hung up. A queue policy of Triton's could drop what is overdue; but with one a step stands idle
 until a request arrives or half a second has passed (Triton 2.51, measured). So the tokenizer notes in a table in shared
 memory when each request that has an id and a timeout is due, and the encoder looks there before it begins. A request
-without an id, or whose place in the table another one took, is never overdue.
+without an id, or whose place in the table another one took, is never overdue; callers that give the same id get the
+latest of their times.
 """
 
 import hashlib
@@ -31,10 +32,13 @@ class Deadlines:
         self._keys, self._times = memory.cast("Q"), memory.cast("d")
 
     def note(self, request: str, timeout: float) -> None:
-        """The request with that id is due in `timeout` seconds."""
+        """The request with that id is due in `timeout` seconds; of several with one id, whichever is due last."""
         key, place = _placed(request)
+        due = time.monotonic() + timeout
+        if self._keys[place] == key:
+            due = max(due, self._times[place + 1])
         self._keys[place] = 0  # so that nobody reads another one's time
-        self._times[place + 1] = time.monotonic() + timeout
+        self._times[place + 1] = due
         self._keys[place] = key
 
     def passed(self, request: str) -> bool:

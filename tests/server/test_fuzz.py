@@ -45,13 +45,14 @@ def test_the_server_withstands_it_and_good_traffic_does_not_notice(server: Serve
     ("body", "headers", "status"),
     [
         (b'{"TEXT":' + b"[" * 100_000 + b"]" * 100_000 + b"}", (), "400"),  # ended Triton 2.51
+        (b'{"TEXT":' + b"[" * 100_000 + b"]" * 100_000 + b"}", ("Inference-Header-Content-Length: 0",), "400"),
         (b"1\r\na\r\n" * 1_000_000 + b"0\r\n\r\n", ("Transfer-Encoding: chunked",), "413"),  # likewise
         (b"\x1f\x8b", ("Content-Encoding: gzip",), "415"),  # a megabyte took a gigabyte
         (b"{}", (f"Content-Length: {10**12}",), "413"),
         (b"{}", ("Content-Length: 2", "Transfer-Encoding: chunked"), "400"),
         (b"{}", ("X: " + "a" * 100_000,), "431"),
     ],
-    ids=["deep", "chunks", "compressed", "large", "two lengths", "headers"],
+    ids=["deep", "deep beyond what is said to be JSON", "chunks", "compressed", "large", "two lengths", "headers"],
 )
 @pytest.mark.parametrize("end", ["generate", "infer"])
 def test_what_triton_cannot_stand_does_not_reach_it(
@@ -81,6 +82,17 @@ def test_what_http_allows_goes_through(server: Server) -> None:
             response = connection.getresponse()
             found.append((response.status, json.loads(response.read())["COUNT"]))
     assert found == [(200, 1)] * 3
+
+
+def test_an_id_that_is_no_text_is_no_traceback(server: Server) -> None:
+    host = server.http_url.removeprefix("http://")
+    inputs = b'[{"name": "TEXT", "datatype": "BYTES", "shape": [1, 1], "data": ["a"]}]'
+    with closing(http.client.HTTPConnection(host, timeout=30)) as connection:
+        connection.request("POST", "/v2/models/texts/infer", b'{"id": "\xff\xfe", "inputs": %s}' % inputs)
+        answer = connection.getresponse().read()
+    assert b"Traceback" not in answer
+    assert b".py" not in answer
+    assert send_http(server.http_url, good("texts")) == "200"
 
 
 def test_a_text_whose_length_lies_is_refused_alone(server: Server) -> None:

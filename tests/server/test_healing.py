@@ -1,5 +1,6 @@
 """What dies, hangs or takes all memory is brought back alone, and the readiness endpoint tells the truth meanwhile."""
 
+import http.client
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
@@ -115,6 +117,10 @@ def test_the_endpoint_tells_the_truth(place: Place) -> None:
     until(lambda: get(f"{running.url}/ready")[0] == 503, patience=10)
     assert get(f"{running.url}/ready/other")[0] == 200
     assert get(f"{running.url}/live")[0] == 200
+    with closing(http.client.HTTPConnection(running.url.removeprefix("http://"), timeout=10)) as connection:
+        connection.request("HEAD", "/live")
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (200, b"")
     until(lambda: get(f"{running.url}/ready")[0] == 200)
     assert get(f"{running.url}/ready/absent")[0] == 404
     with urllib.request.urlopen(f"{running.url}/metrics", timeout=10) as answer:  # noqa: S310 - our own server

@@ -95,6 +95,26 @@ def test_a_build_that_is_wrong_never_takes_the_place_of_a_good_one(running: Supe
         release.rollback(repository, "model", old)
 
 
+def test_a_build_is_not_refused_for_a_triton_that_ends_meanwhile(
+    running: Supervised, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, _ = builds(repository)
+    load, killed = running.server.load, []
+
+    def dying(step: str, timeout: float) -> None:
+        if not killed and step.endswith(old):
+            killed.append(running.server.process.pid)
+            os.kill(killed[0], signal.SIGKILL)
+        load(step, timeout)
+
+    monkeypatch.setattr(running.server, "load", dying)
+    release.rollback(repository, "model", old)
+    until(lambda: running.state("model").get("build") == old, lambda: running.told, patience=90)
+    assert killed
+    assert not running.state("model")["refused"]
+    assert any("is tried again" in line for line in running.told)
+
+
 def test_models_come_and_go_while_others_answer(
     running: Supervised, repository: Path, tmp_path: Path, checkpoints: list[Path]
 ) -> None:

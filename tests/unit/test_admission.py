@@ -205,6 +205,9 @@ def test_deadlines_are_told_by_the_request(tmp_path: Path, clock: Clock) -> None
     assert [read.passed(request) for request in ("one", "other", "unknown")] == [True, False, False]
     written.note("one", 1.0)  # tried again
     assert not read.passed("one")
+    written.note("other", 0.01)  # somebody else calls it so too
+    clock.now += 1
+    assert not read.passed("other")
 
 
 def test_an_estimate_learns_and_knows_the_longest_text() -> None:

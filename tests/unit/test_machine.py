@@ -17,7 +17,7 @@ ARM = "processor\t: 0\nBogoMIPS\t: 243.75\nFeatures\t: fp asimd asimddp bf16 i8m
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No control group and no choice of the user's, unless a test makes one; nothing remembered."""
-    monkeypatch.setattr(machine, "_CGROUP", tmp_path / "cpu.max")
+    monkeypatch.setattr(machine, "_CGROUPS", tmp_path)
     monkeypatch.delenv(THREADS, raising=False)
     processor_flags.cache_clear()
     yield
@@ -79,6 +79,15 @@ def test_a_control_groups_quota(quota: str | None, cores: int, tmp_path: Path, m
     with_cores(monkeypatch, 4, 8)
     if quota is not None:
         (tmp_path / "cpu.max").write_text(quota)
+    assert usable_cores() == cores
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("-1\n", 4), ("150000\n", 2), ("800000\n", 4), ("nonsense\n", 4)])
+def test_a_quota_of_the_first_version(quota: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_cores(monkeypatch, 4, 8)
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(quota)
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
     assert usable_cores() == cores
 
 

@@ -78,6 +78,17 @@ def test_a_cache_that_cannot_be_used_is_not(cache: str, tmp_path: Path, monkeypa
     assert (backends / "python" / STUB).is_file()
 
 
+def test_without_any_folder_it_is_said_which_to_make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(**_: str) -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.mkdtemp", missing)
+    with pytest.raises(ServeError, match="Set XDG_CACHE_HOME to a writable folder"):
+        find()
+
+
 @pytest.mark.parametrize("source", ["PATH", "embedded"])
 def test_the_first_python_on_path_is_this_one(source: str, tmp_path: Path) -> None:
     if source == "PATH":

@@ -250,3 +250,18 @@ def test_an_encoder_knows_that_it_waited(tmp_path: Path, start: Start) -> None:
     with own:
         time.sleep(1.0)
     assert own.is_greedy()
+
+
+def test_without_any_folder_for_the_locks_encoders_take_no_turns(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def missing() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(turns.tempfile, "gettempdir", missing)
+    monkeypatch.setenv(TURNS, "off")
+    assert isinstance(turn(), NoTurn)
+    assert caplog.messages == []
+    monkeypatch.delenv(TURNS)
+    assert isinstance(turn(), NoTurn)
+    assert "No usable temporary directory" in caplog.text

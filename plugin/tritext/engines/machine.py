@@ -10,7 +10,7 @@ from typing import Final
 from tritext.engines.base import Precision
 
 _CPUINFO: Final = Path("/proc/cpuinfo")
-_CGROUP: Final = Path("/sys/fs/cgroup/cpu.max")
+_CGROUPS: Final = Path("/sys/fs/cgroup")
 
 # Any one of these flags (x86-64, then Arm) is enough. Without them int8 products saturate on older x86, so answers
 # would be wrong and not only slow, and bf16 is computed in fp32 with no gain.
@@ -46,11 +46,22 @@ def processor_lacks(precision: Precision) -> str | None:
 def usable_cores() -> int:
     """How many cores this process may keep busy: its affinity, and the quota of its control group."""
     cores = len(os.sched_getaffinity(0))
+    return max(1, min(cores, math.ceil(_quota() or cores)))
+
+
+def _quota() -> float | None:
+    """The cores that the control group allows, by the files of version 2 or 1; None where it sets no limit."""
     try:
-        quota, period = _CGROUP.read_text(encoding="ascii").split()
-        return max(1, min(cores, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no control group, or "max"
-        return cores
+        try:
+            quota, period = (_CGROUPS / "cpu.max").read_text(encoding="ascii").split()
+        except OSError:
+            quota, period = (
+                (_CGROUPS / "cpu" / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in ("quota", "period")
+            )
+        allowed = int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):  # no control group, or "max"
+        return None
+    return allowed if allowed > 0 else None  # version 1 says -1
 
 
 def streams() -> int:

@@ -114,10 +114,11 @@ class NoTurn:
 
 def turn() -> Turn | NoTurn:
     """The turn of this process, as the environment says; none where no file can be had."""
-    folder = os.environ.get(TURNS, tempfile.gettempdir())
+    folder = os.environ.get(TURNS)
     if folder == "off":
         return NoTurn()
     try:
+        folder = folder or tempfile.gettempdir()
         return Turn(Path(folder))
     except OSError as error:
         _log.warning("Encoders do not take turns: %s.", error)

@@ -6,10 +6,12 @@ import socket
 import threading
 from abc import ABC, abstractmethod
 from concurrent.futures import Future
+from typing import Final
 
 from tritext.errors import ServeError
 
-_LOOK = 0.02  # seconds
+BACKLOG: Final = 512  # connections that wait to be accepted
+_LOOK: Final = 0.02  # seconds
 
 
 class Doorway(ABC):
@@ -28,7 +30,7 @@ class Doorway(ABC):
 
     @abstractmethod
     async def _open(self) -> asyncio.Server:
-        """Listen."""
+        """Listen; with BACKLOG once more, or asyncio makes it 100."""
 
     @property
     @abstractmethod
@@ -43,7 +45,7 @@ class Doorway(ABC):
         """One that listens; on all addresses, of both kinds, where the address is `::`."""
         family = socket.AF_INET6 if ":" in self._address else socket.AF_INET
         both = self._address == "::" and socket.has_dualstack_ipv6()
-        return socket.create_server((self._address, self._port), family=family, backlog=512, dualstack_ipv6=both)
+        return socket.create_server((self._address, self._port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
 
     def start(self) -> None:
         """Listen; ServeError where the port was taken meanwhile."""

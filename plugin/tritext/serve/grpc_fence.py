@@ -22,7 +22,7 @@ from typing import Final, cast
 
 from tritext.calls import Calls
 from tritext.http2 import Malformed
-from tritext.serve.doorway import Doorway
+from tritext.serve.doorway import BACKLOG, Doorway
 from tritext.serve.endpoints import LOOPBACK
 from tritext.serve.grpc_relay import AHEAD, Relay
 from tritext.serve.shedding import Shedder
@@ -73,7 +73,7 @@ class GrpcFence(Doorway):
     async def _open(self) -> asyncio.Server:
         timeout = None if self._context is None else _HANDSHAKE
         return await self._loop.create_server(
-            self._accept, sock=self._socket(), ssl=self._context, ssl_handshake_timeout=timeout
+            self._accept, sock=self._socket(), ssl=self._context, ssl_handshake_timeout=timeout, backlog=BACKLOG
         )
 
     async def _let_go(self, deadline: float) -> None:

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from tritext import contract
-from tritext.serve.doorway import Doorway
+from tritext.serve.doorway import BACKLOG, Doorway
 from tritext.serve.http_request import Head, Refused, check_body
-from tritext.serve.http_response import relay
+from tritext.serve.http_response import STALLED, Relay, drained
 from tritext.serve.shedding import Shedder
 
 MAX_HEAD: Final = 64 << 10  # bytes of the request line and all header fields
@@ -26,7 +26,6 @@ MAX_HELD: Final = 256 << 20  # bytes of all bodies that are held at a time
 MAX_CHUNKS: Final = 1 << 14  # of a body that comes in chunks
 MAX_CONNECTIONS: Final = 2000
 IDLE: Final = 120.0  # seconds between two requests
-STALLED: Final = 30.0  # seconds without a byte of a request that has begun
 _PIECE: Final = 1 << 16
 
 _HOP: Final = frozenset(
@@ -34,7 +33,9 @@ _HOP: Final = frozenset(
 )
 # /generate passes no headers on (2.51): the first step cannot tell that it has judged such a call.
 _INFERENCE: Final = re.compile(rb"/v2/models/(?P<model>[^/?]+)(?:/versions/[^/?]+)?/(?P<way>infer|generate)")
+# Only there it counts how much of a body is JSON: elsewhere Triton parses all of it whatever this header says.
 _JSON_LENGTH: Final = b"inference-header-content-length"
+_WITH_LENGTH: Final = re.compile(rb"/v2/models/[^/?]+(?:/versions/[0-9]+)?/infer")
 
 
 class HttpFence(Doorway):
@@ -66,7 +67,7 @@ class HttpFence(Doorway):
         return self.busy
 
     async def _open(self) -> asyncio.Server:
-        return await asyncio.start_server(self._accept, sock=self._socket(), limit=MAX_HEAD)
+        return await asyncio.start_server(self._accept, sock=self._socket(), limit=MAX_HEAD, backlog=BACKLOG)
 
     async def _let_go(self, deadline: float) -> None:
         del deadline  # all that was answered is sent already
@@ -83,9 +84,11 @@ class HttpFence(Doorway):
         try:
             await _Connection(self, reader, writer).run(self._inner)
         except Refused as refused:
-            with contextlib.suppress(OSError, TimeoutError):
+            with contextlib.suppress(OSError, TimeoutError, asyncio.CancelledError):
                 await _refuse(reader, writer, refused)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
+        except TimeoutError:  # it asks no more, or does not read its answer
+            writer.transport.abort()
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
             pass  # whoever asked, or Triton, has gone
         finally:
             self._connections -= 1
@@ -118,6 +121,7 @@ class _Connection:
     def __init__(self, fence: HttpFence, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._fence, self._reader, self._writer = fence, reader, writer
         self._held = 0
+        self._call = 0  # that was let in, and of which Triton has not begun to answer
 
     async def run(self, inner: int) -> None:
         """Until the caller has no more to ask."""
@@ -126,32 +130,48 @@ class _Connection:
         try:
             while not self._fence.is_closing and (head := await self._head()) is not None:
                 self._fence.busy += 1
-                call = 0
                 try:
-                    body = await self._body(head)
-                    await _checked(body, head.get(_JSON_LENGTH))
+                    body = await self._sound_body(head)
                     if head.method == b"POST" and (asked := _INFERENCE.match(head.target)):
-                        call = await self._enter(asked["model"], len(body), is_told=asked["way"] == b"infer")
+                        self._call = await self._enter(asked["model"], len(body), is_told=asked["way"] == b"infer")
                     if upstream is None or upstream[0].at_eof():
                         upstream = await self._connect(inner)
-                    upstream[1].write(_forwarded(head, len(body), call, self._fence.shedder.header))
+                    upstream[1].write(_forwarded(head, len(body), self._call, self._fence.shedder.header))
                     upstream[1].write(body)
                     await upstream[1].drain()
-                    again = await relay(upstream[0], self._writer, head.method)
+                    del body
+                    self._let_go()  # its answer may take as long as its caller likes
+                    answer = Relay(upstream[0], self._writer, head.method, head.minor, self._answered)
+                    again = await answer.run()
                 except _Shed as shed:
                     self._writer.write(_error("503 Service Unavailable", str(shed)))
-                    await self._writer.drain()
+                    await drained(self._writer)
                     again = True
                 finally:
                     self._fence.busy -= 1
                     self._let_go()
-                    if call:
-                        self._fence.shedder.answered(call)
+                    self._answered()
                 if not (again and head.goes_on):
                     return
         finally:
             if upstream is not None:
                 upstream[1].close()
+
+    def _answered(self) -> None:
+        """Triton has done its work for the call."""
+        if self._call:
+            self._fence.shedder.answered(self._call)
+            self._call = 0
+
+    async def _sound_body(self, head: Head) -> bytes:
+        """All of it, once Triton can stand it."""
+        body = await self._body(head)
+        json_length = head.get(_JSON_LENGTH) if _WITH_LENGTH.fullmatch(head.path) else None
+        if len(body) > _PIECE:  # beside others
+            await asyncio.to_thread(check_body, body, json_length)
+        else:
+            check_body(body, json_length)
+        return body
 
     async def _enter(self, model: bytes, size: int, *, is_told: bool) -> int:
         """Wait until a call may go on, as `Shedder.enter` says, for its number; _Shed where there is no time for it."""
@@ -253,18 +273,12 @@ class _Connection:
         self._held = 0
 
 
-async def _checked(body: bytes, json_length: bytes | None) -> None:
-    """`check_body`, of a large one beside the others."""
-    if len(body) > _PIECE:
-        await asyncio.to_thread(check_body, body, json_length)
-    else:
-        check_body(body, json_length)
-
-
 def _forwarded(head: Head, size: int, call: int, header: str) -> bytes:
     """With the number of the call, where it has one, in that `header`, and never with one of the caller's."""
     lines = [b"%s %s HTTP/1.1" % (head.method, head.target)]
     left_out = _HOP | {header.encode()}
+    if not _WITH_LENGTH.fullmatch(head.path):
+        left_out |= {_JSON_LENGTH}
     lines += [b"%s: %s" % field for field in head.fields if field[0].lower() not in left_out]
     if call:
         lines.append(b"%s: %d" % (header.encode(), call))
@@ -283,7 +297,7 @@ def _error(status: str, sentence: str, *fields: str) -> bytes:
 async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, refused: Refused) -> None:
     """Answer, and read on for a moment: a caller that is still sending would see a reset instead."""
     writer.write(_error(refused.status, str(refused), "Connection: close"))
-    await writer.drain()
+    await drained(writer)
     writer.write_eof()
     async with asyncio.timeout(2):
         while await reader.read(_PIECE):

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_DEPTH: Final = 64  # of nested JSON
+MAX_TOKENS: Final = 1 << 22  # strings, and ends of arrays and objects, of JSON that is nested at all
 _START: Final = re.compile(rb"([A-Z]{1,20}) (/[!-~]*) HTTP/1\.([01])")
 _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
-_TOKEN: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]|[\]}]', re.DOTALL)
+# A string that never ends is one too, and nothing is tried twice (possessive): the work grows with the length alone.
+_TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
 
 
 class Refused(Exception):
@@ -45,27 +47,37 @@ class Head:
         return values[0] if values else None
 
     @property
+    def path(self) -> bytes:
+        """The target without its query."""
+        return self.target.partition(b"?")[0]
+
+    @property
     def goes_on(self) -> bool:
         """Whether the caller wants to ask again over the same connection."""
-        return self.minor == b"1" and (self.get(b"connection") or b"").lower() != b"close"
+        said = [word.strip().lower() for key, value in self.fields if key.lower() == b"connection"
+                for word in value.split(b",")]  # fmt: skip
+        return self.minor == b"1" and b"close" not in said
 
 
-def depth(document: bytes) -> int:
-    """How deep arrays and objects are nested in JSON; of what is no JSON, at least as deep as a parser gets."""
+def check_json(document: bytes) -> None:
+    """Refused where a parser would go deeper in it than Triton's can stand, be it JSON to its end or not."""
     if document.count(b"[") + document.count(b"{") <= MAX_DEPTH:
-        return 0
-    deepest = level = 0
-    for token in _TOKEN.finditer(document):
+        return
+    level = 0
+    for number, token in enumerate(_TOKEN.finditer(document)):
         if (first := document[token.start()]) in b"[{":
             level += 1
-            deepest = max(deepest, level)
+            if level > MAX_DEPTH:
+                raise Refused("400 Bad Request", f"The JSON is nested more than {MAX_DEPTH} deep. Send it flat.")
         elif first in b"]}":
             level -= 1
-    return deepest
+        if number > MAX_TOKENS:
+            sentence = f"The JSON has more than {MAX_TOKENS:,} strings and arrays. Send fewer texts at a time."
+            raise Refused("413 Content Too Large", sentence)
 
 
 def check_body(body: bytes, json_length: bytes | None) -> None:
-    """Refused where Triton's JSON parser would go deeper than it can stand."""
+    """`check_json` of all of it, or of as many bytes at its beginning as `json_length` says."""
     size = len(body)
     if json_length is not None:
         if not json_length.isdigit() or len(json_length) > 12 or int(json_length) > len(body):
@@ -75,5 +87,4 @@ def check_body(body: bytes, json_length: bytes | None) -> None:
             )
             raise Refused("400 Bad Request", sentence)
         size = int(json_length)
-    if depth(body[:size]) > MAX_DEPTH:
-        raise Refused("400 Bad Request", f"The JSON is nested more than {MAX_DEPTH} deep. Send it flat.")
+    check_json(body[:size])

@@ -141,7 +141,10 @@ def _backends(root: Path, stub: Path) -> Path:
 def _places() -> Iterator[Path]:
     cache = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     yield Path(cache) / "tritext"
-    last = Path(tempfile.mkdtemp(prefix="tritext-"))
+    try:
+        last = Path(tempfile.mkdtemp(prefix="tritext-"))
+    except OSError:
+        return
     atexit.register(shutil.rmtree, last, ignore_errors=True)
     yield last
 

@@ -12,6 +12,7 @@ from typing import IO, Final
 from tritext.errors import ServeError
 from tritext.serve import guardian
 from tritext.serve.log import Log
+from tritext.serve.steps import reap
 from tritext.stages.told import ACCESS_LOG
 
 _GUARDIAN: Final = (sys.executable, "-I", "-S", guardian.__file__)
@@ -67,6 +68,7 @@ class Process:
             watcher.kill()
             watcher.wait()
             guardian.wipe(self.segments)
+            reap(popen.pid)
             for reader in readers:
                 reader.join(timeout=2)
         except OSError as error:

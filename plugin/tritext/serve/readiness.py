@@ -92,10 +92,14 @@ class _Server(ThreadingHTTPServer):
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._places.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
+        if not self._places.acquire(blocking=False):
             self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread can be started
+            self._places.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
@@ -111,14 +115,21 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 5  # seconds that a caller may take to say what it wants
     pages: ClassVar[Callable[[str], Page]]
 
+    def do_HEAD(self) -> None:
+        self._send()
+
     def do_GET(self) -> None:
+        self.wfile.write(self._send())
+
+    def _send(self) -> bytes:
+        """The head of a page; its body."""
         code, content_type, text = type(self).pages(self.path.partition("?")[0])
         body = (text if text.endswith("\n") else f"{text}\n").encode()
         self.send_response(code)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        return body
 
     def version_string(self) -> str:
         return "tritext"

@@ -33,6 +33,8 @@ _COMPLETE: Final = 30.0  # seconds for files that are missing to come: they may 
 _HAND_OVER: Final = 0.5  # seconds in which a request passes from one step to the next
 _LAST_SWITCH: Final = 10.0  # seconds that a switch may take which is under way when we have to stop
 _FINISH: Final = 120.0  # seconds for the last requests of an old build
+_ALIVE: Final = 2.0  # seconds for Triton's own word that it lives
+_TRIES: Final = 3  # of a build that may have failed by another's fault; it may also be what ends Triton
 _GONE_FOR: Final = 3  # looks in a row that a model must be missing
 
 
@@ -62,6 +64,7 @@ class Rollouts:
         self._unreadable: dict[str, str] = {}  # folder -> what was said of it
         self._incomplete: dict[str, float] = {}  # build -> when it was first seen
         self._missing: dict[str, int] = {}  # model -> looks
+        self._tries: dict[str, int] = {}  # build -> how often it failed
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._run, name="rollouts", daemon=True)
@@ -124,8 +127,9 @@ class Rollouts:
 
     def _take(self, model: BuiltModel, old: BuiltModel | None) -> None:
         begun = time.monotonic()
-        if not self._is_whole(model):
+        if self._server.is_away or not self._is_whole(model):
             return
+        triton = self._server.segments
         try:
             self._load_and_check(model)
             with self._switching:
@@ -134,15 +138,28 @@ class Rollouts:
                 self._switch(model, old)
                 self._server.replace(old, model)
         except (TritextError, OSError) as error:
-            if not self._stopping.is_set():  # else it is Triton that goes
+            if self._stopping.is_set():  # it is Triton that goes
+                return
+            if self._may_pass(model, error, triton):
+                self._tell(f"{model.name}: build {model.build} is tried again: {_first_line(error)}.")
+            else:
                 self._refuse(model, str(error))
             return
+        self._tries.pop(model.build, None)
         self._supervisor.adopt(model)
         self._supervisor.status.count(ROLLOUTS, model=model.name, result="served")
         self._tell(f"{model.name}: build {model.build} answers after {time.monotonic() - begun:.1f} s"
                    f"{f', in the place of {old.build}' if old else ''}.")  # fmt: skip
         if old:
             self._retire(old)
+
+    def _may_pass(self, model: BuiltModel, error: Exception, triton: str) -> bool:
+        """Whether `error` may have been another's fault: Triton ended meanwhile, or a file could not be read."""
+        self._tries[model.build] = self._tries.get(model.build, 0) + 1
+        if self._tries[model.build] >= _TRIES:
+            return False
+        is_another = isinstance(error, OSError) or self._server.is_away or self._server.segments != triton
+        return is_another or not self._server.remote.alive(timeout=_ALIVE)
 
     def _is_whole(self, model: BuiltModel) -> bool:
         """Whether all files are there as they were built. What stays incomplete is refused."""
@@ -188,7 +205,8 @@ class Rollouts:
 
     def _refuse(self, model: BuiltModel, reason: str) -> None:
         self._refused[model.name] = _commit(model)
-        reason = reason.partition("\n")[0].rstrip(".")
+        self._tries.pop(model.build, None)
+        reason = _first_line(reason)
         serving = next((m.build for m in self._server.models if m.name == model.name), None)
         goes_on = f"build {serving} goes on answering" if serving else "nothing answers in its place"
         self._tell(f"{model.name}: build {model.build} is refused, {goes_on}: {reason}.")
@@ -227,6 +245,10 @@ class Rollouts:
                 call()
             except ServeError as error:
                 self._tell(f"Triton does not let go of what is not served any more: {error}")
+
+
+def _first_line(said: object) -> str:
+    return str(said).partition("\n")[0].rstrip(".")
 
 
 def _commit(model: BuiltModel) -> tuple[str, int]:

@@ -155,6 +155,12 @@ class Server:
         return process.how_it_ended() if process.ended else None
 
     @property
+    def is_away(self) -> bool:
+        """Whether Triton has ended, or does not answer yet after it was started again."""
+        process = self._process
+        return process is None or process.ended or not self._serving
+
+    @property
     def http_is_local(self) -> bool:
         """Whether only this machine can connect to HTTP."""
         return _started(self._endpoints).http_is_local

@@ -14,8 +14,8 @@ _STUB: Final = "triton_python_backend_stub"
 _UUID: Final = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
-# Of /proc/PID/stat behind the name, which may hold anything: proc_pid_stat(5), fields 3, 4, 14, 15 and 52.
-_STATE, _PARENT, _USER, _SYSTEM, _EXIT = 0, 1, 11, 12, 49
+# Of /proc/PID/stat behind the name, which may hold anything: proc_pid_stat(5), fields 3, 4, 6, 14, 15 and 52.
+_STATE, _PARENT, _SESSION, _USER, _SYSTEM, _EXIT = 0, 1, 3, 11, 12, 49
 # As if it held so many thousandths of all memory more than it does: whoever holds far more is still chosen first.
 _VOLUNTEER: Final = "300"
 _STOPPED: Final = frozenset("Tt")
@@ -136,6 +136,18 @@ def children(parent: int) -> set[int]:
         if stat and int(stat[_PARENT]) == parent and stat[_STATE] not in _GONE:
             found.add(int(folder.name))
     return found
+
+
+def reap(session: int) -> None:
+    """Take leave of those that have ended in that session and became our children when their parent did.
+
+    So it is for whoever is process 1 of a container: they would stay for ever otherwise, and count as processes.
+    """
+    for folder in Path("/proc").glob("[0-9]*"):
+        stat, pid = _stat(folder), int(folder.name)
+        if stat and int(stat[_PARENT]) == os.getpid() and int(stat[_SESSION]) == session and stat[_STATE] in _GONE:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
 
 
 def _stat(folder: Path) -> list[str]:

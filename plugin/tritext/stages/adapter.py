@@ -70,7 +70,7 @@ class StageModel:
         readable = [request for request in read if isinstance(request, Request)]
         processed = iter(process_isolated(self._stage, readable) if readable else [])
         answers = [next(processed) if isinstance(request, Request) else request for request in read]
-        ids = [request.request_id() for request in requests]
+        ids = [_id(request) for request in requests]
         if self._access_lines:
             self._access_lines.write(ids, answers, began)
         responses = [self._response(answer, request_id) for answer, request_id in zip(answers, ids, strict=True)]
@@ -94,11 +94,11 @@ class StageModel:
                     inputs[name] = tensor.as_numpy()
             timeout = request.timeout() / 1e6 or None  # microseconds, 0: none
             is_given_up = self._calls is not None and self._calls.is_given_up(call)
-            return Request(inputs, parameters, timeout, request.request_id(), call, is_given_up)
+            return Request(inputs, parameters, timeout, _id(request), call, is_given_up)
         except InvalidInput as error:
             return error
         except Exception as error:  # noqa: BLE001 - what leaves `execute` would fail the whole batch
-            return fault(self._stage, error, request.request_id())
+            return fault(self._stage, error, _id(request))
 
     def _response(self, answer: Answer | TritextError, request_id: str) -> Any:
         if not isinstance(answer, TritextError):
@@ -112,6 +112,14 @@ class StageModel:
         if count is not None and count in self._counts:
             self._counts[count] += 1
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), _code(answer)))
+
+
+def _id(request: Any) -> str:
+    """What its caller calls it; nothing where that is no UTF-8, which Triton lets through over HTTP."""
+    try:
+        return str(request.request_id())
+    except UnicodeDecodeError:
+        return ""
 
 
 def _code(error: TritextError) -> Any:
