@@ -61,7 +61,7 @@ class Served:
 @contextmanager
 def serving(repository: Path) -> Iterator[Served]:
     """Serve all models of `repository`."""
-    with Server(repository, grpc_port=0, http_port=0, metrics_port=0) as server:
+    with Server(repository, grpc_port=0, http_port=0, metrics_port=0, latency_goal=60) as server:
         server.wait_ready()
         yield Served(repository, server)
 

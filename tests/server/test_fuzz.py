@@ -29,7 +29,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("fuzz")
     for name, head in zip(NAMES, ("single", "tokens"), strict=True):
         quick_build(make_checkpoint(folder / name, head), folder / "repository", name)
-    with Server(folder / "repository", grpc_port=0, http_port=0, metrics_port=0, log=lambda _: None) as started:
+    ports = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
+    with Server(folder / "repository", **ports, latency_goal=60, log=lambda _: None) as started:
         started.wait_ready()
         yield started
 
