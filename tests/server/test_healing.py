@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import signal
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -20,6 +21,7 @@ from supervised import Supervised, ask, supervised, traffic, until
 
 from benchmarks.reliability.faults import Faults, pids
 from building import make_checkpoint, quick_build
+from tritext.engines.turns import Turn
 from tritext.errors import ServeError
 from tritext.naming import ROLES, step_name
 from tritext.repository import committed
@@ -105,6 +107,20 @@ def test_a_step_is_brought_back_alone(place: Place, kind: str, role: str) -> Non
     assert {other: pids(other, server) for other in others} == others
     assert get(f"{running.url}/ready")[0] == 200
     assert step in [line for line in running.told if "brought back" in line][-1]
+
+
+def test_who_waits_for_its_turn_is_not_taken_for_hanging(place: Place) -> None:
+    running = place.running
+    url, server = running.server.grpc_url, running.server.process.pid
+    encoders = [place.step("encoder", model) for model in ("model", "other")]
+    before = {step: pids(step, server) for step in encoders}
+    with Turn(Path(tempfile.gettempdir())):  # as an encoder of another server has that was stopped in a call
+        deadline = time.monotonic() + 8
+        while time.monotonic() < deadline:
+            for model in ("model", "other"):
+                ask(url, TEXT, model)
+            time.sleep(0.2)
+    assert {step: pids(step, server) for step in encoders} == before
 
 
 def test_the_endpoint_tells_the_truth(place: Place) -> None:

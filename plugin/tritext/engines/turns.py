@@ -28,7 +28,9 @@ from typing import Final, Self
 TURNS: Final = "TRITEXT_TURNS"  # environment: a folder for the locks; "off": every encoder computes when it likes
 
 _POLL: Final = 0.0003  # seconds
-_PATIENCE: Final = 5.0  # longer than any call should take
+# Longer than most calls take, and than a few in a row. Less than the supervisor has (`tritext.serve.probe`): who waits
+# for somebody that hangs is not to be taken for hanging itself.
+_PATIENCE: Final = 1.0
 _LAPSE: Final = 30.0  # without turns, after somebody's patience was exhausted
 
 _MEMORY: Final = 1.0  # seconds of turns that say how the machine is shared
