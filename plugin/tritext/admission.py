@@ -37,6 +37,7 @@ _SETTLED: Final = 1.0  # seconds; on a starved machine an encoder may stand idle
 _GOALS: Final = 4  # after so many latency goals nothing waits any more: it was lost
 _HALF_LIFE: Final = 0.5  # seconds of work; of the measured rate
 _ENOUGH: Final = 0.1  # seconds of work, before which no rate is told
+_LENIENCE: Final = 1.25  # with fences' estimates
 _SOONEST, _LATEST = 0.1, 1.0  # seconds; to come again costs little, and another encoder process may be free by then
 
 T = TypeVar("T")
@@ -87,12 +88,13 @@ class Pressure:
     ahead: float
     rate: float
 
-    def refusal(self, timeout: float | None) -> Overload | None:
+    def refusal(self, timeout: float | None, *, was_let_in: bool = False) -> Overload | None:
         """Why a request with that `timeout` in seconds (None: it has none) cannot be begun in time; None where it can.
 
-        Its own size does not count, so that a large one is never refused for ever.
+        Its own size does not count, so that a large one is never refused for ever. A fence that has let it in estimated
+        what would wait: unless it erred by far it is not refused after all, when it has stood in line already.
         """
-        if self.ahead > self.goal:
+        if self.ahead > self.goal * (_LENIENCE if was_let_in else 1.0):
             return Overload(self.ahead, self.goal, None)
         if timeout is not None and self.ahead > timeout:
             return Overload(self.ahead, self.goal, timeout)

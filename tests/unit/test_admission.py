@@ -76,6 +76,15 @@ def test_what_waits_longer_than_the_goal_is_refused_and_told_when_to_come(board:
     )
 
 
+def test_what_a_fence_has_let_in_is_refused_only_where_it_erred_by_far(board: Board, clock: Clock) -> None:
+    gate, _ = working(board, clock)
+    gate.let_through(2400)
+    assert gate.pressure().refusal(None) is not None
+    assert gate.pressure().refusal(None, was_let_in=True) is None
+    gate.let_through(200)
+    assert gate.pressure().refusal(None, was_let_in=True) is not None
+
+
 def test_what_could_not_be_begun_in_its_own_time_is_refused(board: Board, clock: Clock) -> None:
     gate, _ = working(board, clock)
     gate.let_through(1000)

@@ -136,7 +136,7 @@ class TokenizerStage:
         pressure = self.gate.pressure() if self.gate else None
         refusals: list[Overloaded | None] = []
         for request in requests:
-            refusal = pressure.refusal(request.timeout) if pressure else None
+            refusal = pressure.refusal(request.timeout, was_let_in=request.call > 0) if pressure else None
             if request.is_given_up:
                 refusals.append(Overloaded(GIVEN_UP, misses_deadline=True))
             elif refusal:
