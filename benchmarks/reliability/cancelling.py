@@ -1,6 +1,6 @@
 """Callers that give up within milliseconds, beside patient ones whose every answer is checked.
 
-    python -m benchmarks.reliability.cancelling .demo/repository spam --impatient 4 --seconds 60
+    python -m benchmarks.reliability.cancelling .demo/repository spam --impatient 4 --seconds 60 [--without-fence]
 
 What is counted: the patient callers' answers, wrong ones, errors by kind, and answers that never came; calls that were
 cancelled; whether Triton died, which `tritext serve` then starts again.
@@ -71,7 +71,9 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--impatient", type=int, default=4, help="callers that give up")
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--without-fence", action="store_true", help="serve with --no-grpc-fence")
     arguments = parser.parse_args()
+    options = ["--no-grpc-fence"] if arguments.without_fence else []
     seen: Counter[str] = Counter()
 
     async def all_at_once(served: Served, sent: Traffic) -> None:
@@ -81,7 +83,7 @@ def main() -> None:
             *(impatient(served, sent, end, seen, seed) for seed in range(arguments.impatient)),
         )
 
-    with serving(arguments.repository, [arguments.model]) as server:
+    with serving(arguments.repository, [arguments.model], *options) as server:
         served = Served(server.grpc, arguments.model, PATIENCE)
         load.run(all_at_once(served, requests(served)))
         seen["Triton died"] = int(not Path("/proc", str(server.triton)).exists())
@@ -89,7 +91,10 @@ def main() -> None:
     print(json.dumps(summary))
     command = f"python -m benchmarks.reliability.cancelling REPOSITORY {arguments.model}"
     flags = f"--impatient {arguments.impatient} --seconds {arguments.seconds:g}"
-    write(f"cancelling-{arguments.impatient}", f"{command} {flags}", {"summary": summary})
+    name = f"cancelling-{arguments.impatient}"
+    if arguments.without_fence:
+        flags, name = f"{flags} --without-fence", f"{name}-without-fence"
+    write(name, f"{command} {flags}", {"summary": summary})
 
 
 if __name__ == "__main__":
