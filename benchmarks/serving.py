@@ -1,5 +1,6 @@
 """A server as users run it: `tritext serve` in a process of its own, so that its fences share nothing with the load."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from tritext.serve.steps import children
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +21,14 @@ class Running:
     metrics: str
     triton: int
     process: "subprocess.Popen[str]"
+
+    def triton_now(self) -> int:
+        """Triton's process id, which is another one when it was started again; 0 while there is none."""
+        for pid in children(self.process.pid):
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0].endswith(b"/tritonserver"):
+                    return pid
+        return 0
 
 
 @contextmanager

@@ -142,8 +142,8 @@ def away(caller: Caller, since: float) -> float | None:
 def one(served: Running, faults: Faults, step: str, kind: str, callers: dict[str, list[Caller]], model: str) -> Any:
     """Inflict `kind` on `step` and wait until `model` is back."""
     time.sleep(QUIET)
-    begun = time.monotonic()
-    faults.inflict(kind, step, served.triton)
+    begun, server = time.monotonic(), served.triton_now()
+    faults.inflict(kind, step, server)
     gone = None
     while time.monotonic() < begun + GIVE_UP:
         time.sleep(0.1)
@@ -168,6 +168,7 @@ def one(served: Running, faults: Faults, step: str, kind: str, callers: dict[str
         "errors": sum(bool(each.error) for each in mine),
         "kinds_of_error": sorted({each.error.split(" ")[0] for each in mine if each.error}),
         "slowest_answer_s": round(max(each.answered - each.sent for each in mine), 2),
+        "triton_restarted": served.triton_now() != server,
         "errors_of_others": sum(bool(each.error) for each in others),
         "slowest_of_others_s": round(max((each.answered - each.sent for each in others), default=0.0), 2),
     }
@@ -209,7 +210,7 @@ def main() -> None:
                         rows.append({"load": load, "role": role, **one(served, faults, step, kind, callers, model)})
                         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
             time.sleep(15)
-            after = segments(served.triton)
+            after = segments(served.triton_now())
     report(rows, before, after, arguments)
 
 
@@ -227,6 +228,7 @@ def report(rows: list[dict[str, Any]], before: int, after: int, arguments: argpa
         "away_s_median": round(statistics.median(times), 2),
         "away_s_worst": max(times),
         "slowest_answer_s": max(row["slowest_answer_s"] for row in rows),
+        "triton_restarted": sum(row["triton_restarted"] for row in rows),
         "errors_of_others": sum(row["errors_of_others"] for row in rows),
         "segments_before": before,
         "segments_after": after,
