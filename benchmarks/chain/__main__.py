@@ -29,6 +29,7 @@ from rich.table import Table
 
 from benchmarks.bare import Bare, built
 from benchmarks.fence import inner_port, requests
+from benchmarks.peers.processes import free_port
 from benchmarks.report import write
 from benchmarks.serving import serving
 from tritext.bench import load
@@ -87,8 +88,7 @@ def _ensemble(number: int, steps: list[str]) -> str:
 def bare_triton(folder: Path) -> Iterator[str]:
     """Triton on the models in `folder`; its address."""
     installation = find()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [
         str(installation.executable), *installation.arguments, "--model-repository=.", "--disable-auto-complete-config",
         "--grpc-address=127.0.0.1", f"--grpc-port={port}", "--allow-http=false", "--allow-metrics=false",

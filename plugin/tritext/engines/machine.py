@@ -1,5 +1,6 @@
 """What the machine that serves has: instruction sets and cores. Nothing here is known when a model is built."""
 
+import contextlib
 import math
 import os
 import platform
@@ -11,6 +12,7 @@ from tritext.engines.base import Precision
 
 _CPUINFO: Final = Path("/proc/cpuinfo")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
+_QUOTAS: Final = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))  # of version 2, and of 1
 
 # Any one of these flags (x86-64, then Arm) is enough. Without them int8 products saturate on older x86, so answers
 # would be wrong and not only slow, and bf16 is computed in fp32 with no gain.
@@ -51,17 +53,12 @@ def usable_cores() -> int:
 
 def _quota() -> float | None:
     """The cores that the control group allows, by the files of version 2 or 1; None where it sets no limit."""
-    try:
-        try:
-            quota, period = (_CGROUPS / "cpu.max").read_text(encoding="ascii").split()
-        except OSError:
-            quota, period = (
-                (_CGROUPS / "cpu" / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in ("quota", "period")
-            )
-        allowed = int(quota) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):  # no control group, or "max"
-        return None
-    return allowed if allowed > 0 else None  # version 1 says -1
+    for files in _QUOTAS:
+        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # no such control group, or "max"
+            quota, period = " ".join([(_CGROUPS / file).read_text(encoding="ascii") for file in files]).split()
+            if (allowed := int(quota) / int(period)) > 0:  # version 1 says -1
+                return allowed
+    return None
 
 
 def streams() -> int:

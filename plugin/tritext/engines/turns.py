@@ -120,8 +120,7 @@ def turn() -> Turn | NoTurn:
     if folder == "off":
         return NoTurn()
     try:
-        folder = folder or tempfile.gettempdir()
-        return Turn(Path(folder))
+        return Turn(Path(folder or tempfile.gettempdir()))
     except OSError as error:
         _log.warning("Encoders do not take turns: %s.", error)
         return NoTurn()

@@ -166,7 +166,7 @@ class _Connection:
     async def _sound_body(self, head: Head) -> bytes:
         """All of it, once Triton can stand it."""
         body = await self._body(head)
-        json_length = head.get(_JSON_LENGTH) if _WITH_LENGTH.fullmatch(head.path) else None
+        json_length = head.get(_JSON_LENGTH)
         if len(body) > _PIECE:  # beside others
             await asyncio.to_thread(check_body, body, json_length)
         else:
@@ -203,7 +203,8 @@ class _Connection:
     async def _head(self) -> Head | None:
         try:
             async with asyncio.timeout(IDLE):
-                return Head.read(await self._reader.readuntil(b"\r\n\r\n"))
+                head = Head.read(await self._reader.readuntil(b"\r\n\r\n"))
+            return head if _WITH_LENGTH.fullmatch(head.path) else head.without(_JSON_LENGTH)
         except asyncio.IncompleteReadError as error:
             if not error.partial.strip():
                 return None
@@ -277,8 +278,6 @@ def _forwarded(head: Head, size: int, call: int, header: str) -> bytes:
     """With the number of the call, where it has one, in that `header`, and never with one of the caller's."""
     lines = [b"%s %s HTTP/1.1" % (head.method, head.target)]
     left_out = _HOP | {header.encode()}
-    if not _WITH_LENGTH.fullmatch(head.path):
-        left_out |= {_JSON_LENGTH}
     lines += [b"%s: %s" % field for field in head.fields if field[0].lower() not in left_out]
     if call:
         lines.append(b"%s: %d" % (header.encode(), call))

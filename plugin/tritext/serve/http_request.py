@@ -1,7 +1,7 @@
 """The head of an HTTP request, read strictly (RFC 9112), and whether its JSON is one that Triton's parser can stand."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 MAX_DEPTH: Final = 64  # of nested JSON
@@ -45,6 +45,10 @@ class Head:
         if len(values) > 1:
             raise Refused("400 Bad Request", f"The header {name.decode()} is there {len(values)} times. Send it once.")
         return values[0] if values else None
+
+    def without(self, name: bytes) -> "Head":
+        """The same without a field."""
+        return replace(self, fields=tuple(field for field in self.fields if field[0].lower() != name))
 
     @property
     def path(self) -> bytes:
