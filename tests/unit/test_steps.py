@@ -10,20 +10,21 @@ PROGRAM = """
     from pathlib import Path
     from tritext.serve.steps import reap
 
-    def children():
-        return [line.split() for line in os.popen(f"ps --no-headers -o pid,stat --ppid {os.getpid()}")
-                if "Z" in line.split()[1]]
+    def ended():
+        ps = subprocess.run(["ps", "--no-headers", "-o", "stat", "--ppid", str(os.getpid())],
+                            capture_output=True, text=True)  # waited for: it is a child of ours too
+        return sum(state.startswith("Z") for state in ps.stdout.split())
 
     ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
     other = subprocess.Popen(["true"], start_new_session=True)
     triton = subprocess.Popen(["sh", "-c", "sleep 0.1 & sleep 0.1 & exit"], start_new_session=True)
     triton.wait()
     deadline = time.monotonic() + 20
-    while len(children()) < 3 and time.monotonic() < deadline:
+    while ended() < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
-    before = len(children())
+    before = ended()
     reap(triton.pid)
-    print(before, len(children()), other.wait())
+    print(before, ended(), other.wait())
 """
 
 
