@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.report import write
-from benchmarks.startup import step_processes
 from tritext import Client
 from tritext.naming import ROLES, step_name
 from tritext.repository import committed
 from tritext.serve import Server
+from tritext.serve.steps import processes_of
 
 LINES: Final = Path(__file__).parents[1] / "demo" / "texts" / "pii.txt"
 SIZES: Final = (100_000, 1_000_000, 1_000_000, 1_000_000)  # bytes
@@ -53,9 +53,10 @@ def peak_megabytes(pid: int) -> int:
 
 def peaks(server: Server, names: dict[str, str]) -> dict[str, int]:
     """Of Triton itself and of each step, by role; `names` are the steps'."""
-    processes = step_processes(server)
-    steps = {role: sum(map(peak_megabytes, processes[name])) for role, name in names.items()}
-    return {"tritonserver": peak_megabytes(server.process.pid), **steps}
+    found = {"tritonserver": peak_megabytes(server.process.pid)}
+    for role, name in names.items():
+        found[role] = sum(peak_megabytes(process.pid) for process in processes_of(name, server.segments))
+    return found
 
 
 def runs(repository: Path, name: str) -> list[Run]:

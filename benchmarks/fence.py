@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.peers.processes import processor_seconds
+from benchmarks.processes import processor_seconds
 from benchmarks.report import write
 from benchmarks.serving import serving
 from tritext.bench import load

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.processes import family
 from tritext.bench.served import Served
 from tritext.engines.turns import TURNS
 
@@ -72,12 +73,7 @@ class Paused:
 
     def _processes(self) -> list[int]:
         """Every process of it, parents first."""
-        found = [self.process.pid] if self.process.poll() is None else []
-        for pid in found:
-            with contextlib.suppress(OSError):
-                for children in Path(f"/proc/{pid}/task").glob("*/children"):
-                    found += map(int, children.read_text(encoding="ascii").split())
-        return found
+        return family(self.process.pid) if self.process.poll() is None else []
 
 
 def _signal(pids: Iterable[int], number: signal.Signals) -> None:

@@ -15,31 +15,15 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.processes import mebibytes
 from benchmarks.report import write
 from tritext import Client
 from tritext.naming import ROLES, step_name
 from tritext.repository import committed
 from tritext.serve import Server
+from tritext.serve.steps import processes_of
 
 RUNS, TEXTS = 7, 200
-
-
-def step_processes(server: Server) -> dict[str, list[int]]:
-    """Process ids of each Python-backend step, by its model's name; an encoder has one for each instance."""
-    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text(encoding="ascii")
-    found: dict[str, list[int]] = {}
-    for pid in children.split():
-        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        for argument in arguments:
-            if argument.endswith(b"model.py"):
-                found.setdefault(Path(argument.decode()).parents[1].name, []).append(int(pid))
-    return found
-
-
-def private_megabytes(pid: int) -> float:
-    """Memory that only this process has."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
 
 
 def one_run(repository: Path, name: str) -> tuple[float, dict[str, float]]:
@@ -53,10 +37,12 @@ def one_run(repository: Path, name: str) -> tuple[float, dict[str, float]]:
         seconds = time.monotonic() - begun
         with Client(server.grpc_url) as client:
             client.classify(name, ["A text of ordinary length, as people write it."] * TEXTS)
-        processes = step_processes(server)
-        pids = {role: processes[step_name(name, role, model.build)] for role in ROLES}
-        memory = {role: sum(map(private_megabytes, each)) for role, each in pids.items()}
-    return seconds, memory
+        return seconds, {role: private(step_name(name, role, model.build), server) for role in ROLES}
+
+
+def private(step: str, server: Server) -> float:
+    """MB that the processes of a step have for themselves: an encoder has one for each instance."""
+    return sum(mebibytes(process.pid, "Private_") for process in processes_of(step, server.segments))
 
 
 def main(repository: str, name: str) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from benchmarks.processes import family, processor_seconds
 from tritext.serve import guardian
 
-TICKS: Final = os.sysconf("SC_CLK_TCK")
 # Ends with us, however we end.
 _TIED: Final = (sys.executable, "-I", "-S", guardian.__file__, "launch")
 PATIENCE: Final = 15.0  # seconds from SIGTERM to SIGKILL
@@ -67,11 +67,7 @@ class Running:
 
     def pids(self) -> list[int]:
         """Its own process and all its descendants."""
-        found, new = [], [self._popen.pid]
-        while new:
-            found += new
-            new = [child for pid in new for child in _children(pid)]
-        return found
+        return family(self._popen.pid)
 
     def pause(self) -> None:
         """Stop all its processes until `resume`: what they would do while nobody asks them is not done."""
@@ -105,27 +101,9 @@ class Running:
         self._popen.wait()
 
 
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            found += map(int, (task / "children").read_text(encoding="ascii").split())
-    return found
-
-
-def _fields(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the third on (proc(5)); none where it has ended."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-    return []
-
-
-def processor_seconds(pid: int) -> float:
-    """That the process has used; 0 where it is gone."""
-    fields = _fields(pid)
-    return (int(fields[11]) + int(fields[12])) / TICKS if fields else 0.0
-
-
 def _session(pid: int) -> int:
-    fields = _fields(pid)
-    return int(fields[3]) if fields else 0
+    """0 where it has ended."""
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return 0

@@ -5,6 +5,7 @@ done by a few lines behind each step's ``model.py``, in a copy of the repository
 the step's name, before each batch.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from typing import Final
 
 from tritext.manifest import MANIFEST, sha256
 from tritext.repository import BuiltModel, models
+from tritext.serve.steps import children
 
 _BEHIND: Final = """
 
@@ -81,11 +83,8 @@ class Faults:
 def pids(step: str, server: int) -> list[int]:
     """The processes of `step` among the children of `server`."""
     found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            if parent == server and f"/{step}/" in (stat.parent / "cmdline").read_text(errors="replace"):
-                found.append(int(stat.parent.name))
-        except OSError:
-            continue
+    for pid in children(server):
+        with contextlib.suppress(OSError):
+            if f"/{step}/" in Path(f"/proc/{pid}/cmdline").read_text(errors="replace"):
+                found.append(pid)
     return found

@@ -23,6 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.processes import family, resident
 from benchmarks.reliability.company import Caller, Refusal
 from benchmarks.reliability.hostile import HTTP, grpc_message
 from benchmarks.reliability.requests import Asked, request
@@ -137,13 +138,7 @@ def _call(call: Any, message: bytes) -> str:
 
 def _megabytes(pid: int) -> float:
     """Resident, of a process and its children."""
-    total = 0
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            parent = int((folder / "stat").read_text(encoding="latin-1").rpartition(")")[2].split()[1])
-            if pid in {parent, int(folder.name)}:
-                total += int((folder / "statm").read_text(encoding="ascii").split()[1])
-    return total * 4096 / 1e6
+    return sum(map(resident, family(pid)))
 
 
 def main(repository: Path, name: str, requests: int, seed: int) -> None:

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.efficiency import requests
+from benchmarks.processes import family, mebibytes
 from benchmarks.reliability.burst import burst
 from benchmarks.report import write
 from benchmarks.serving import serving
@@ -69,13 +70,8 @@ class Memory:
 
 
 def megabytes(pid: int) -> float:
-    """Memory of `pid` and its children, what they share counted once (Pss)."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    total = 0.0
-    for each in (str(pid), *children):
-        lines = Path(f"/proc/{each}/smaps_rollup").read_text(encoding="ascii").splitlines()
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
-    return total
+    """Memory of `pid` and its children, what they share counted once."""
+    return sum(mebibytes(each, "Pss:") for each in family(pid))
 
 
 def capacity(served: Served, sent: Traffic, seconds: float = 5.0, warmup: float = 2.0) -> float:

@@ -8,6 +8,7 @@ time had at the median is compared with the last quarter.
 """
 
 import argparse
+import contextlib
 import json
 import random
 import shutil
@@ -17,7 +18,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.processes import resident
 from benchmarks.reliability.healing import segments
 from benchmarks.report import write
 from benchmarks.serving import Running, serving
@@ -33,6 +34,7 @@ from tritext.build import release
 from tritext.errors import TritextError
 from tritext.naming import STEP_PATTERN
 from tritext.repository import committed
+from tritext.serve.steps import children
 
 _TEXT: Final = "win a prize now call me tomorrow about the meeting and bring Daniel Okafor with you please"
 _WORDS: Final = tuple(_TEXT.split())
@@ -63,7 +65,7 @@ def call(address: str, model: str, seen: Seen, stopping: threading.Event, seed: 
                 seen.failed.append(f"{type(error).__name__}: {error}")
 
 
-@contextmanager
+@contextlib.contextmanager
 def calling(address: str, models: list[str], seen: Seen) -> Iterator[None]:
     """Two callers of each model."""
     stopping = threading.Event()
@@ -85,18 +87,12 @@ def sample(served: Running) -> dict[str, float]:
     """MB of each process, by what it does in which model; pieces of shared memory; open files of all."""
     found: dict[str, float] = {"/dev/shm pieces": segments(served.triton)}  # noqa: S108 - a name, not a path to write
     files = 0
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            pid = int(folder.name)
-            if pid not in (served.process.pid, served.triton) and parent != served.triton:
-                continue
-            resident = int((folder / "statm").read_text().split()[1]) * 4096 / 1e6
-            files += len(list((folder / "fd").iterdir()))
+    for pid in (served.process.pid, served.triton, *children(served.triton)):
+        folder = Path(f"/proc/{pid}")
+        with contextlib.suppress(OSError):  # it has just ended
             name = _name(pid, served, (folder / "cmdline").read_text(errors="replace"))
-        except (OSError, ValueError):
-            continue
-        found[name] = found.get(name, 0.0) + resident
+            files += len(list((folder / "fd").iterdir()))
+            found[name] = found.get(name, 0.0) + resident(pid)
     return {**found, "open files": files}
 
 

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -21,6 +19,7 @@ from tritext.build.source import locate
 from tritext.client import CallOptions, Classification, TokenClassification, affected
 from tritext.errors import ClientError, DeadlineExceeded, InvalidInput, ModelNotFound, Unavailable
 from tritext.serve import Server
+from tritext.serve.steps import step_processes
 
 LABELS = checkpoints.HEADS["single"].labels
 TEXTS = [f"Text number {index} " + "of some length " * (index % 9) for index in range(150)]
@@ -194,24 +193,15 @@ def test_the_command(client: Client) -> None:
     assert "nothing found" in classify(client.address, "tokens", "")
 
 
-def descendants(pid: int) -> Iterator[int]:
-    """The processes that `pid` started, and theirs."""
-    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, tasks.read_text().split()):
-            yield child
-            yield from descendants(child)
-
-
 def test_a_server_that_loses_a_process_and_then_goes_away(repository: Path) -> None:
     with serve(repository) as server:
         server.wait_ready()
         with Client(server.grpc_url) as client:
             assert client.classify("single", ["a"])
-            stubs = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in descendants(server.process.pid)}
-            encoders = [pid for pid, line in stubs.items() if "single_encoder_" in line]
+            encoders = [each for each in step_processes(server.segments) if each.step.startswith("single_encoder_")]
             assert encoders
             for encoder in encoders:  # one for each instance
-                os.kill(encoder, signal.SIGKILL)
+                encoder.kill()
             time.sleep(0.5)
             with pytest.raises(Unavailable, match="cannot serve model single now"):
                 client.classify("single", ["a"], retries=1)

@@ -35,6 +35,7 @@ from tritext.errors import DeadlineExceeded, Unavailable
 from tritext.naming import step_name
 from tritext.repository import committed
 from tritext.serve import Server
+from tritext.serve.steps import processes_of
 
 NAME = "slow"
 GOAL = 1.0  # seconds
@@ -295,8 +296,8 @@ def test_work_that_nobody_waits_for_any_more_is_not_begun(server: Server, client
     request.id = "the same"
     model = committed(server.repository, NAME)
     assert model is not None
-    (encoder,) = stubs_of(server, step_name(NAME, "encoder", model.build))
-    os.kill(encoder, signal.SIGSTOP)
+    (encoder,) = processes_of(step_name(NAME, "encoder", model.build), server.segments)
+    os.kill(encoder.pid, signal.SIGSTOP)
     try:
         with wire.open_channel(grpc, server.grpc_url, None) as other:
             with wire.open_channel(grpc, server.grpc_url, None) as channel:
@@ -308,10 +309,10 @@ def test_work_that_nobody_waits_for_any_more_is_not_begun(server: Server, client
                 elif way == "deadline":
                     assert given_up.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             time.sleep(0.1)
-            os.kill(encoder, signal.SIGCONT)
+            os.kill(encoder.pid, signal.SIGCONT)
             assert kept.result().outputs
     finally:
-        os.kill(encoder, signal.SIGCONT)
+        os.kill(encoder.pid, signal.SIGCONT)
     assert encoded(server) - before == 5
 
 
@@ -325,8 +326,8 @@ def test_a_killed_encoder_leaves_no_budget_eaten(server: Server, client: Client)
     with ThreadPoolExecutor(1) as threads:
         lost = threads.submit(client.classify, NAME, busy, batch_size=256, retries=0)
         time.sleep(0.5)
-        for pid in stubs_of(server, encoder):
-            os.kill(pid, signal.SIGKILL)
+        for process in processes_of(encoder, server.segments):
+            process.kill()
         with pytest.raises(Unavailable):
             lost.result()
     remote: Any = server._remote
@@ -335,8 +336,3 @@ def test_a_killed_encoder_leaves_no_budget_eaten(server: Server, client: Client)
     begun = time.monotonic()
     assert client.classify(NAME, ["a"], retries=0)
     assert time.monotonic() - begun < 2.0
-
-
-def stubs_of(server: Server, step: str) -> list[int]:
-    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
-    return [int(pid) for pid in children if f"/{step}/" in Path(f"/proc/{pid}/cmdline").read_text()]
