@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import checkpoints
+import planning
 from building import make_checkpoint, quick_build
 from checkpoints import ARCHITECTURES, SEQUENCE, Head
 from tritext import Client
 from tritext.build.checkpoint import Overrides
+from tritext.cli import app
+from tritext.engines.plan import PLAN
 from tritext.serve import Server
+from tritext.serve import prepare as preparing
+from tritext.serve.ensemble import plan_folder
 
 COMMAND = [sys.executable, "-c", "from tritext.cli import main; main()", "bench", "--texts", "64"]
 
@@ -27,6 +33,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = Head(SEQUENCE, ("contradiction", "neutral", "entailment"))
     inference = checkpoints.make(folder / "inference", ARCHITECTURES["bert"], labels)
     quick_build(inference, folder / "repository", "nli", overrides=Overrides(task="zero-shot-classification"))
+    quick_build(make_checkpoint(folder / "masked", "masked"), folder / "repository", "masks")
     return folder / "repository"
 
 
@@ -92,6 +99,46 @@ def test_lists_that_a_task_needs_go_with_every_request(server: Server) -> None:
     without = bench(*load, model="nli")
     assert without.returncode == 2
     assert "needs candidate_labels" in without.stderr
+
+
+def test_every_row_of_a_text_counts_where_it_becomes_several(server: Server, tmp_path: Path) -> None:
+    load = ("--url", server.grpc_url, "--metrics-url", server.metrics_url, "--requests", 20, "--warmup", 0.2, "--json")
+    once = (*load, "--concurrency", 2, "--batch-size", 2)
+    found = document(bench(*once, "--lengths", 60, "--set", "candidate_labels=food,politics", model="nli"))
+    level = found["results"][0]
+    # The longer of the two rows has 60 tokens, the other one, with another label, nearly as many.
+    assert 1.7 * 60 < level["tokens_per_second"] / level["texts_per_second"] <= 2 * 60 + 0.01
+    path = tmp_path / "long.txt"
+    path.write_text("All human beings are born free and equal in dignity and rights. " * 40, encoding="utf-8")
+    found = document(bench(*once, "--file", path, "--set", "truncation=window"))
+    tokens = found["results"][0]["tokens_per_second"] / found["results"][0]["texts_per_second"]
+    assert found["texts"]["longest"] < tokens < 3 * found["texts"]["longest"]  # windows overlap
+    cut = document(bench(*once, "--file", path, "--set", "truncation=right"))["results"][0]
+    assert cut["tokens_per_second"] == pytest.approx(128 * cut["texts_per_second"])
+
+
+def test_texts_for_a_model_that_fills_masks_have_one(server: Server) -> None:
+    load = ("--url", server.grpc_url, "--metrics-url", server.metrics_url, "--requests", 20, "--warmup", 0, "--json")
+    found = document(bench(*load, "--lengths", 40, model="masks"))
+    assert [level["failed"] for level in found["results"]] == [{}] * 3
+    assert (found["texts"]["median"], found["texts"]["longest"]) == (40, 40)
+
+
+def test_a_repository_without_its_plan_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = quick_build(make_checkpoint(tmp_path / "checkpoint"), tmp_path / "repository", engine="tensorrt").model
+    folder = plan_folder(model)
+    assert folder is not None
+    assert not (folder / PLAN).exists()
+    monkeypatch.setenv(preparing.CACHE, str(tmp_path / "cache"))
+    monkeypatch.setattr(preparing, "this_machine", lambda: planning.MACHINE)
+    monkeypatch.setitem(preparing.prepare.__kwdefaults__, "build", planning.build_plan)
+    command = ["bench", "model", "--repository", str(model.repository), "--requests", "5", "--warmup", "0", "--json"]
+    with planning.standin(tmp_path):
+        ran = CliRunner().invoke(app, command)
+    assert ran.exit_code == 0, (ran.exception, ran.stderr)
+    assert f"model needs a plan for {planning.MACHINE}: there is none yet." in ran.stderr
+    assert (folder / PLAN).is_file()
+    assert [level["failed"] for level in json.loads(ran.stdout)["results"]] == [{}] * 3
 
 
 def test_parameters_reach_the_model(server: Server) -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 from supervised import Supervised, ask, supervised, traffic, until
+from typer.testing import CliRunner
 
-from building import make_checkpoint, quick_build
+from building import make_checkpoint, quick_build, record_anew
 from tritext.build import release
-from tritext.errors import RepositoryError
+from tritext.cli import app
+from tritext.errors import RepositoryError, ServeError
 from tritext.repository import BuiltModel, committed
 from tritext.serve.steps import step_processes
 
@@ -93,6 +95,28 @@ def test_a_build_that_is_wrong_never_takes_the_place_of_a_good_one(running: Supe
     assert ask(url, TEXT, "model") == right
     with pytest.raises(RepositoryError, match="missing or not as built"):
         release.rollback(repository, "model", old)
+
+
+def test_a_build_that_was_put_right_and_committed_again_is_waited_for(running: Supervised, repository: Path) -> None:
+    old, new = builds(repository)
+    broken = BuiltModel(repository, "model", old)
+    code = broken.step("encoder") / "model.py"
+    whole = code.read_bytes()
+    code.write_bytes(whole + b"raise RuntimeError('out of memory')\n")
+    record_anew(broken)
+    command = ["rollback", str(repository), "model", "--wait", f"{running.url}/ready", "--timeout", "90"]
+    ran = CliRunner().invoke(app, [*command, "--to", old])
+    assert isinstance(ran.exception, ServeError), ran.output
+    assert f"The server refuses build {old} of model: " in str(ran.exception)
+    state = running.state("model")
+    assert (state["build"], state["refused_build"]) == (new, old)
+    code.write_bytes(whole)
+    record_anew(broken)
+    ran = CliRunner().invoke(app, [*command, "--to", old])
+    assert ran.exit_code == 0, (ran.exception, running.told)
+    assert f"build {old} answers." in ran.stdout
+    state = running.state("model")
+    assert (state["build"], state["refused_build"], state["refused_commit"]) == (old, None, None)
 
 
 def test_a_build_is_not_refused_for_a_triton_that_ends_meanwhile(

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from tritext.bench.metrics import Steps, between, parse, read
+from tritext.bench.metrics import Steps, between, parse, read, tokens
 from tritext.errors import InvalidInput, Unavailable
 
 STEPS = Steps("m_tokenizer_0", "m_encoder_0", "m_postprocess_0")
@@ -98,6 +98,18 @@ def test_padding_is_what_was_computed_and_holds_no_token() -> None:
     assert side.queue is None
 
 
+def test_tokens_between_two_readings() -> None:
+    def own(count: int) -> str:
+        return f'tritext_tokens_total{{model="m_encoder_0"}} {count}\nnv_inference_count{{model="m"}} 1'
+
+    assert tokens(parse(own(100)), parse(own(350)), STEPS) == 250
+    assert tokens(parse(pages(1, 1)), parse(own(350)), STEPS) == 350  # it was not there before its first
+    assert tokens({}, parse(own(350)), STEPS) is None  # not read
+    assert tokens(parse(own(100)), {}, STEPS) is None
+    assert tokens(parse(own(350)), parse(own(100)), STEPS) is None  # begun anew
+    assert tokens(parse(own(350)), parse(own(350)), STEPS) is None  # whoever answered does not count
+
+
 def test_a_model_that_is_not_there_has_no_figures() -> None:
     side = between(parse(PAGE), parse(PAGE), Steps("a", "b", "c"))
     assert set(vars_of(side)) == {None}
@@ -118,7 +130,9 @@ def test_nobody_there_or_somebody_else() -> None:
         assert read(url) == {}
 
 
-@pytest.mark.parametrize("url", ["localhost:8002", "https://there/metrics", "http://", "8002"])
+@pytest.mark.parametrize(
+    "url", ["localhost:8002", "https://there/metrics", "http://", "8002", "http://a:b/", "http://[a"]
+)
 def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(InvalidInput, match="http://HOST:PORT/metrics"):
         read(url)

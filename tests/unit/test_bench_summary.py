@@ -1,5 +1,7 @@
 """What the figures of a run mean, on runs whose figures can be worked out by hand."""
 
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from tritext.bench.load import Run
+from tritext.bench.measure import Closed, Measured
 from tritext.bench.summary import summary
 
 # 200 requests a second for 12 seconds, the first two of them warm-up; the n-th takes n % 100 + 1 milliseconds.
@@ -38,6 +41,15 @@ def test_throughput_counts_texts_and_tokens_of_what_was_answered_in_the_window()
     assert figures.requests_per_second == pytest.approx(200, abs=1)
     assert figures.texts_per_second == pytest.approx(400, abs=2)
     assert figures.tokens_per_second == pytest.approx(200 * 50, abs=100)
+
+
+def test_tokens_that_nobody_could_count_are_no_number() -> None:
+    figures = summary(run(), [1], [math.nan])
+    assert math.isnan(figures.tokens_per_second)
+    assert figures.texts_per_second == pytest.approx(200, abs=1)
+    shown = Measured(Closed(1), figures, None).as_dict()
+    assert (shown["tokens_per_second"], shown["requests_per_second"]) == (None, figures.requests_per_second)
+    json.dumps(shown, allow_nan=False)
 
 
 def test_failures_reach_percentiles_and_are_no_throughput() -> None:

@@ -50,6 +50,10 @@ def test_tokens_that_are_cut_are_no_work() -> None:
     assert made(TEXTS, COUNTS, max_length=128).tokens == [10, 20, 30, 40, 128]
 
 
+def test_whether_a_text_may_be_several_rows_is_told_along() -> None:
+    assert [made(TEXTS, COUNTS).is_expanded, made(TEXTS, COUNTS, is_expanded=True).is_expanded] == [False, True]
+
+
 def test_pairs() -> None:
     requests = made([("a", "b"), ("c", "")], [5, 4], batch_size=2)
     assert sent(requests.payloads[0])[2] == [["a", "c"], ["b", ""]]

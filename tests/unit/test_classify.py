@@ -133,6 +133,12 @@ def test_only_the_parameters_that_were_given_are_sent(server: FakeTriton, tagger
     assert tagger.seen[-1].parameters == {"aggregation_strategy": "simple", "ignore_labels": "O,MISC"}
 
 
+def test_set_takes_the_place_of_an_option_and_csv_has_all_of_it(server: FakeTriton) -> None:
+    done = run(server, "spam", "ham", "--top-k", 1, "--set", "top_k=3", "--output-format", "csv")
+    assert server.seen[-1].parameters == {"top_k": "3"}
+    assert done.stdout.splitlines()[0].count("label") == 3
+
+
 def test_batches(server: FakeTriton) -> None:
     run(server, "spam", "-", "--batch-size", 3, stdin="x\n" * 10)
     assert sorted(len(seen.texts) for seen in server.seen) == [1, 3, 3, 3]
@@ -150,6 +156,7 @@ def test_batches(server: FakeTriton) -> None:
         ("spam", "a", "--output-format", "xml"),
         ("spam", "a", "--batch-size", "0"),
         ("spam", "--file", __file__, "--out", __file__),
+        ("spam", "a", "--set", "result_type=X"),
         (),
     ],
 )
@@ -159,6 +166,37 @@ def test_wrong_usage_is_exit_code_2_and_asks_nothing_of_the_server(server: FakeT
     assert "Traceback" not in done.stderr
     assert not server.seen
     assert Path(__file__).stat().st_size > 0
+
+
+@pytest.mark.parametrize("link", [Path.hardlink_to, Path.symlink_to])
+def test_a_file_on_stdin_is_not_overwritten(server: FakeTriton, tmp_path: Path, link: Callable[..., None]) -> None:
+    path, other = tmp_path / "in.txt", tmp_path / "other"
+    path.write_text("one\ntwo\n")
+    link(other, path)
+    for out in (path, other):
+        with path.open("rb") as stdin:
+            done = subprocess.run(
+                command(server, "spam", "-", "--out", out),
+                stdin=stdin, capture_output=True, env=ENVIRONMENT, timeout=60, check=False,
+            )  # fmt: skip
+        assert done.returncode == 2
+        assert b"is the file that is read" in done.stderr
+        assert path.read_text() == "one\ntwo\n"
+    assert not server.seen
+
+
+def test_a_file_that_is_not_read_is_overwritten(server: FakeTriton, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_text("old")
+    assert run(server, "spam", "-", "--json", "--out", out, stdin="one\n").returncode == 0
+    assert [d["text"] for d in documents(out.read_text())] == ["one"]
+    assert run(server, "spam", "two", "--json", "--out", out).returncode == 0
+    assert [d["text"] for d in documents(out.read_text())] == ["two"]
+    null = subprocess.run(
+        command(server, "spam", "-", "--out", os.devnull), stdin=subprocess.DEVNULL, env=ENVIRONMENT, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert null.returncode == 0
 
 
 def wait_until(happened: Callable[[], bool]) -> None:
@@ -261,12 +299,15 @@ def test_a_surrogate_elsewhere_in_the_callers_row_survives(server: FakeTriton) -
     assert documents(done.stdout)[0]["x"] == "\ud800"
 
 
-def test_a_live_source_is_answered_while_it_pauses(server: FakeTriton) -> None:
+@pytest.mark.parametrize(("written", "head"), [("text", b""), ("csv", b"text\n")])
+def test_a_live_source_is_answered_while_it_pauses(server: FakeTriton, written: str, head: bytes) -> None:
     with subprocess.Popen(
-        command(server, "spam", "-", "--json"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT
-    ) as process:
+        command(server, "spam", "-", "--json", "--input-format", written),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT,
+    ) as process:  # fmt: skip
         assert process.stdin is not None
         assert process.stdout is not None
+        process.stdin.write(head)
         for text in ("one", "two"):
             process.stdin.write(text.encode() + b"\n")
             process.stdin.flush()

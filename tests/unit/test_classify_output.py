@@ -8,14 +8,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tritext.cli.output import CsvWriter, JsonlWriter
+from tritext.cli.classify import _writer
+from tritext.cli.output import CsvWriter, JsonlWriter, OutputFormat
+from tritext.cli.stream import WIDTH, Target
 from tritext.cli.tables import PAGE, TableWriter, bar, printable
 from tritext.cli.texts import Row
-from tritext.client import Classification, Entity, LabelScore, ModelInfo, TokenClassification
+from tritext.client import (
+    Answer,
+    Answers,
+    Classification,
+    Entity,
+    Fill,
+    FillMask,
+    LabelScore,
+    ModelInfo,
+    Ranked,
+    Ranking,
+    TokenClassification,
+)
 from tritext.errors import InvalidInput
 
 INFO = ModelInfo("spam", "text-classification", ("ham", "spam"), 128, 64, "3f9c01aa")
 SPAM = Classification((LabelScore("spam", 0.8999999761581421), LabelScore("ham", 1e-9)), 5, truncated=False)
+ONE = Classification((LabelScore("spam", 0.8999999761581421),), 5, truncated=False)
 NONE = Classification((), 900, truncated=True)
 ADA = TokenClassification((Entity("PER", 0.5, "Ada", 0, 3), Entity("LOC", 0.25, "Rome", 7, 11)), 6, truncated=False)
 NOBODY = TokenClassification((), 3, truncated=False)
@@ -70,7 +85,7 @@ def table(*pairs: tuple[Row, Any], most: int | None = None) -> list[list[str]]:
 
 
 def test_csv_adds_columns() -> None:
-    assert table((row("a", id="1", text='x, "y"\nz'), SPAM), (row("b", id="2", text="b"), NONE), most=1) == [
+    assert table((row("a", id="1", text='x, "y"\nz'), ONE), (row("b", id="2", text="b"), NONE), most=1) == [
         ["id", "text", "label", "score"],
         ["1", 'x, "y"\nz', "spam", "0.9"],
         ["2", "b", "", ""],
@@ -84,12 +99,69 @@ def test_csv_has_columns_for_as_many_labels_as_asked_or_as_the_first_text_got() 
 
 
 def test_csv_drops_no_label_that_the_first_text_did_not_get() -> None:
-    with pytest.raises(InvalidInput, match=r"Line 1 got 2 labels.*columns for 1.*--top-k"):
+    with pytest.raises(InvalidInput, match=r"Line 1 got 2 labels.*columns for 1.*Say how many with --top-k"):
         table((row("b"), NONE), (row("a"), SPAM))
+    with pytest.raises(InvalidInput, match=r"Line 1 got 2 labels.*columns for 1.*allows. Write JSON Lines"):
+        table((row("a"), SPAM), most=1)
+
+
+def fills(masks: int) -> FillMask:
+    return FillMask(tuple(Fill("the", 0.9, "the", 1, mask) for mask in range(masks)), 5, truncated=False)
+
+
+def written(task: str, labels: tuple[str, ...], top_k: str | None, *results: Any) -> list[str]:
+    """The header of what --output-format csv writes of these results; each keeps all it has, or this raises."""
+    out: list[str] = []
+    target = Target(None)
+    target.emit = out.append  # type: ignore[method-assign]
+    writer = _writer(OutputFormat.csv, target, ModelInfo("m", task, labels, 128, 64, "3f9c01aa"), top_k)
+    for line, result in enumerate(results, 1):
+        writer.write(row("a", line), result)
+    header, *rows = csv.reader(io.StringIO("".join(out), newline=""))
+    assert {len(each) for each in rows} == {len(header)}
+    return header
+
+
+RANKING = Ranking((Ranked(2, 0.9), Ranked(0, 0.5), Ranked(1, 0.1)), 5, truncated=False)
+ANSWERS = Answers((Answer("Rome", 0.9, 0, 4), Answer("in", 0.1, 5, 7)), 5, truncated=False)
+NO_ANSWER = Answers((), 5, truncated=False)
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "top_k", "results", "columns"),
+    [
+        ("text-classification", ("ham", "spam"), "9", (ONE, SPAM), 2),
+        ("text-classification", ("ham", "spam"), "all", (NONE, SPAM), 2),
+        ("text-classification", ("ham", "spam", "eggs"), "2", (ONE, SPAM), 2),
+        ("text-classification", ("ham", "spam"), None, (SPAM, ONE), 2),
+        ("question-answering", (), "2", (NO_ANSWER, ANSWERS), 2),
+        ("reranking", ("LABEL_0",), "3", (RANKING,), 3),
+        ("reranking", ("LABEL_0",), "all", (RANKING,), 3),
+        ("reranking", ("LABEL_0",), None, (RANKING,), 3),
+        ("fill-mask", (), "1", (fills(2), fills(1)), 2),
+    ],
+)
+def test_csv_has_columns_for_what_the_task_counts(
+    task: str, labels: tuple[str, ...], top_k: str | None, results: tuple[Any, ...], columns: int
+) -> None:
+    assert len(written(task, labels, top_k, *results)) == 1 + 2 * columns
+
+
+def test_csv_of_a_text_with_more_masks_than_the_first_is_refused_without_bad_advice() -> None:
+    with pytest.raises(InvalidInput, match=r"^Line 2 got 2 labels.*for 1, as many as the first line got. Write JSON"):
+        written("fill-mask", (), "1", fills(1), fills(2))
+
+
+@pytest.mark.parametrize(
+    ("said", "width"), [("66", 66), ("abc", WIDTH), ("", WIDTH), ("0", WIDTH), ("-5", WIDTH), ("8x", WIDTH)]
+)
+def test_the_width_of_a_table_in_a_pipe(said: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", said)
+    assert Target(None).console().width == width
 
 
 def test_csv_does_not_name_a_column_twice() -> None:
-    assert table((row("a", text="a", label="gold"), SPAM), most=1)[0] == [
+    assert table((row("a", text="a", label="gold"), ONE))[0] == [
         "text", "label", "predicted_label", "score"
     ]  # fmt: skip
 
@@ -104,7 +176,7 @@ def test_csv_has_a_line_for_each_entity_and_one_for_none() -> None:
 
 
 def test_csv_of_json_lines() -> None:
-    assert table((row("a", text="a", n=3), SPAM), (row("b", text="b"), SPAM), most=1)[1:] == [
+    assert table((row("a", text="a", n=3), ONE), (row("b", text="b"), ONE))[1:] == [
         ["a", "3", "spam", "0.9"], ["b", "", "spam", "0.9"]
     ]  # fmt: skip
     with pytest.raises(InvalidInput, match="Line 2 has a field 'n' that the first row has not"):

@@ -1,5 +1,6 @@
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tritext.cli.source import Arguments, Document
-from tritext.cli.texts import Columns, InputFormat, Row, live_lines, read
+from tritext.cli.texts import PAUSE_SECONDS, Columns, InputFormat, Row, live_lines, read
 from tritext.client import FLUSH
+from tritext.client.batching import Flush
 from tritext.errors import InvalidInput
+
+MIB = 2**20
 
 
 def rows(content: str | bytes, written: str, columns: Columns | None = None, pair: str | None = None) -> list[Any]:
@@ -172,6 +176,87 @@ def test_a_pause_in_a_pipe_becomes_a_flush() -> None:
     os.close(into)
     assert list(lines) == [b"three"]
     os.close(out)
+
+
+def test_a_pause_amid_a_line_flushes_those_before_it_and_once() -> None:
+    out, into = os.pipe()
+    lines = live_lines(out, lambda _: None)
+    os.write(into, b"one\n")
+    assert next(lines) == b"one\n"
+    os.write(into, b"par")  # there before it looks whether the sender pauses
+    giving_up = threading.Timer(100 * PAUSE_SECONDS, os.close, [into])  # where no FLUSH comes
+    giving_up.start()
+    assert next(lines) == FLUSH
+    giving_up.cancel()
+    os.write(into, b"ti")
+    rest = threading.Timer(4 * PAUSE_SECONDS, os.write, [into, b"al\n"])
+    rest.start()
+    assert next(lines) == b"partial\n"
+    rest.join()
+    os.close(into)
+    assert FLUSH not in lines
+    os.close(out)
+
+
+def seconds_for_a_line_of(size: int, monkeypatch: pytest.MonkeyPatch) -> float:
+    chunks = iter([*[b"x" * 2**16] * (size // 2**16), b"\n", b""])
+    with monkeypatch.context() as patched:
+        patched.setattr("tritext.cli.texts.os.read", lambda *_: next(chunks))
+        patched.setattr("tritext.cli.texts.select.select", lambda *_: ([0], [], []))
+        began = time.thread_time()
+        (line,) = live_lines(0, lambda _: None)
+        took = time.thread_time() - began
+    assert len(line) == size + 1
+    return took
+
+
+def test_a_long_line_is_not_copied_with_every_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    took = [seconds_for_a_line_of(size, monkeypatch) for size in (2 * MIB, 32 * MIB)]
+    # 16 times as much to read; copied with every chunk it would take 256 times as long, seconds.
+    assert took[1] < 64 * took[0] + 0.5, took
+
+
+def records(*lines: bytes | Flush) -> list[Any]:
+    """The texts of a CSV file with the one column `text`, and the pauses."""
+    found = read([b"text\n", *lines], InputFormat.csv, "in.x", Columns(), None)
+    return [(row.text, row.line) if isinstance(row, Row) else row for row in found]
+
+
+def test_a_pause_between_csv_records_is_passed_on_before_more_is_read() -> None:
+    def lines() -> Iterator[bytes | Flush]:
+        yield from (b"text\n", b"a\n", FLUSH)
+        raise AssertionError
+
+    found = read(lines(), InputFormat.csv, "in.x", Columns(), None)
+    first = next(found)
+    assert isinstance(first, Row)
+    assert (first.text, next(found)) == ("a", FLUSH)
+
+
+def test_a_pause_amid_a_csv_record_is_passed_on_and_the_record_is_whole() -> None:
+    assert records(b"a\n", b'"b\n', FLUSH, b"c\n", FLUSH, b'd"\n', FLUSH, b"e\n") == [
+        ("a", 2), FLUSH, ("b\nc\nd", 3), FLUSH, ("e", 6)
+    ]  # fmt: skip
+
+
+def test_a_pause_with_no_csv_record_before_it_is_none() -> None:
+    assert records(b'"a\n', FLUSH, b'b"\n', FLUSH, FLUSH, b"\n", b"c\n")[-3:] == [("a\nb", 2), FLUSH, ("c", 5)]
+
+
+def test_bad_csv_after_a_pause_is_named_by_its_line() -> None:
+    with pytest.raises(InvalidInput, match=r"^in\.x, line 3 is not valid CSV: unexpected end"):
+        records(b"a\n", b'"b\n', FLUSH, b"c\n")
+
+
+@given(st.lists(st.sampled_from([b"a\n", b'"b\n', b'c"\n', b'"d"\n', b"\n", FLUSH])))
+def test_pauses_change_no_csv_record(lines: list[bytes | Flush]) -> None:
+    def outcome(given: list[bytes | Flush]) -> Any:
+        try:
+            return [found for found in records(*given) if found is not FLUSH]
+        except InvalidInput as error:
+            return str(error)
+
+    assert outcome(lines) == outcome([line for line in lines if line is not FLUSH])
 
 
 def test_a_busy_pipe_is_read_without_a_flush() -> None:

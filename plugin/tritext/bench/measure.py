@@ -1,8 +1,11 @@
 """One benchmark: a served model, its traffic, and the loads that it is put under, one after the other."""
 
 import asyncio
+import math
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from tritext.bench import load, metrics
 from tritext.bench.metrics import Counters, ServerSide
@@ -10,6 +13,8 @@ from tritext.bench.served import Sender, Served
 from tritext.bench.summary import Summary, summary
 from tritext.bench.traffic import Traffic
 from tritext.errors import Unavailable
+
+_TOLD_LATE: Final = 1.0  # seconds; an encoder brings its counts to Triton twice a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,10 @@ class Measured:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         loop = "closed" if isinstance(self.load, Closed) else "open"
-        return {"loop": loop, **asdict(self.load), **asdict(self.client), "server": self.server and asdict(self.server)}
+        client = asdict(self.client)
+        if math.isnan(self.client.tokens_per_second):  # which JSON does not know
+            client["tokens_per_second"] = None
+        return {"loop": loop, **asdict(self.load), **client, "server": self.server and asdict(self.server)}
 
 
 def measure(
@@ -100,8 +108,39 @@ def measure(
                 )
             return run, sender.kept
 
+    encoded = _Encoded(served, metrics_url) if traffic.is_expanded else None
     run, kept = load.run(main())
     served.check(traffic, kept)
     before, after = run.looks
     server = metrics.between(before, after, served.steps) if before and after else None
-    return Measured(wanted, summary(run, traffic.texts, traffic.tokens), server)
+    tokens: Sequence[float] = traffic.tokens
+    if encoded:
+        tokens = [encoded.tokens_per_request(run)] * len(traffic.tokens)
+    return Measured(wanted, summary(run, traffic.texts, tokens), server)
+
+
+class _Encoded:
+    """The tokens that the encoder gets from here on, by the server's own count; made, and asked, while nothing is sent.
+
+    A mean over the whole run, warm-up too: the counts come too late to tell those of the window from those before it.
+    """
+
+    def __init__(self, served: Served, url: str | None) -> None:
+        self._served, self._url = served, url
+        self._before = self._read()
+
+    def tokens_per_request(self, run: load.Run) -> float:
+        """Of each request of `run` that was answered; NaN where nobody can tell."""
+        tokens = metrics.tokens(self._before, self._read(), self._served.steps)
+        answered = int((~run.failed).sum())
+        return math.nan if tokens is None or not answered else tokens / answered
+
+    def _read(self) -> Counters:
+        """Nothing where they cannot be read."""
+        if self._url is None:
+            return {}
+        time.sleep(_TOLD_LATE)
+        try:
+            return metrics.read(self._url)
+        except Unavailable:
+            return {}

@@ -54,22 +54,32 @@ class ServerSide:
 
 def read(url: str) -> Counters:
     """Fetch the counters; Unavailable where nobody answers, InvalidInput where `url` is none."""
-    parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname:
-        raise InvalidInput(f"--metrics-url is {url!r}. Give it as http://HOST:PORT/metrics.")
+    host, port, path = _parts(url)
     # No proxy of the environment: the counters are those of this one server.
-    connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=_TIMEOUT)
+    connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT)
     try:
-        connection.request("GET", parts.path or "/metrics")
+        connection.request("GET", path)
         response = connection.getresponse()
         text = response.read().decode(errors="replace")
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last: what can be no host's name
         raise Unavailable(f"Nobody gives metrics at {url} ({error}). --metrics-url says where they are.") from error
     finally:
         connection.close()
     if response.status != http.client.OK:
         raise Unavailable(f"{url} answers with HTTP {response.status}. --metrics-url says where the metrics are.")
     return parse(text)
+
+
+def _parts(url: str) -> tuple[str, int, str]:
+    """Host, port and path; InvalidInput where `url` has no such."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or 80
+    except ValueError:
+        host = None
+    if not host or parts.scheme != "http":
+        raise InvalidInput(f"--metrics-url is {url!r}. Give it as http://HOST:PORT/metrics.")
+    return host, port, parts.path or "/metrics"
 
 
 def parse(text: str) -> Counters:
@@ -80,6 +90,13 @@ def parse(text: str) -> Counters:
             key = (metric["name"], model["model"])
             counters[key] = counters.get(key, 0.0) + float(metric["value"])
     return counters
+
+
+def tokens(before: Counters, after: Counters, steps: Steps) -> float | None:
+    """How many the encoder got from `before` to `after`, padding left out; None where they were not counted on."""
+    key = ("tritext_tokens_total", steps.encoder)
+    grown = after.get(key, 0.0) - before.get(key, 0.0)
+    return grown if before and grown > 0 else None
 
 
 def between(before: Counters, after: Counters, steps: Steps) -> ServerSide:

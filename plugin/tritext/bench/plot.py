@@ -1,7 +1,8 @@
 """Latency against throughput, as a picture. Needs matplotlib: the extra `bench`."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,20 +22,21 @@ def check(path: Path) -> None:
 
 def plot(measured: Sequence[Measured], title: str, path: Path) -> None:
     """Draw the median and the 99th percentile of every load into `path`."""
+    throughput, unit = _throughput(measured)
     figure = _matplotlib()(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for loop, color, of_loop in _loops(measured):
         for percentile, style in _CURVES:
-            points = [(each.client.tokens_per_second, getattr(each.client, percentile)) for each in of_loop]
+            points = [(throughput(each), getattr(each.client, percentile)) for each in of_loop]
             points = [(rate, latency) for rate, latency in points if latency is not None]
             axes.plot(
                 *zip(*points, strict=True), style, marker="o", color=color, label=f"{loop}, {percentile}"
             ) if points else None
         for each in of_loop:
             if each.client.p99 is not None:
-                place = (each.client.tokens_per_second, each.client.p99)
+                place = (throughput(each), each.client.p99)
                 axes.annotate(str(each.load), place, (0, 6), textcoords="offset points", fontsize=8, ha="center")
-    axes.set(xlabel="real tokens per second", ylabel="latency of a request, ms", yscale="log", title=title)
+    axes.set(xlabel=f"{unit} per second", ylabel="latency of a request, ms", yscale="log", title=title)
     axes.set_xlim(left=0)
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend()
@@ -42,6 +44,13 @@ def plot(measured: Sequence[Measured], title: str, path: Path) -> None:
         figure.savefig(path)
     except OSError as error:
         raise TritextError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def _throughput(measured: Sequence[Measured]) -> tuple[Callable[[Measured], float], str]:
+    """What throughput is counted in: texts where nobody could count their tokens."""
+    if any(isnan(each.client.tokens_per_second) for each in measured):
+        return lambda each: each.client.texts_per_second, "texts"
+    return lambda each: each.client.tokens_per_second, "real tokens"
 
 
 def _loops(measured: Sequence[Measured]) -> list[tuple[str, str, list[Measured]]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from math import isnan
 from typing import Any, Final
 
 from rich import box
@@ -105,7 +106,7 @@ def short(figures: Summary) -> str:
 
 
 def _rate(value: float | None) -> str:
-    return _NONE if value is None else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
+    return _NONE if value is None or isnan(value) else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
 
 
 def _time(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -71,7 +72,14 @@ def run(plan: Plan, address: str, metrics_url: str, progress: Progress, security
     items = plan.texts or _made(plan, served)
     counts = served.count(items, plan.parameters)
     encoder = served.encoder(plan.parameters)
-    sent = traffic(encoder, items, counts, batch_size=plan.batch_size, max_length=served.info.max_length)
+    sent = traffic(
+        encoder,
+        items,
+        counts,
+        batch_size=plan.batch_size,
+        max_length=served.info.max_length,
+        is_expanded=served.is_expanded(counts, plan.parameters),
+    )
     found = {"texts": len(items), **_spread(counts)}
     progress.done("{texts:,} texts; median {median}, 95th percentile {p95}, longest {longest} tokens".format(**found))
     counters = _counters_at(metrics_url, served, progress)
@@ -96,19 +104,26 @@ def _under(
 
 def _made(plan: Plan, served: Served) -> list[Item]:
     """Texts of the lengths that are wanted, as far as the model reads them."""
+    item = partial(_item, served, served.sample())
 
     def count(texts: Sequence[str]) -> list[int]:
-        return served.count([_item(served, text) for text in texts], plan.parameters)
+        return served.count([item(text) for text in texts], plan.parameters)
 
     shortest = count([_SHORTEST])[0]
     lengths = plan.lengths.draw(plan.count, plan.conditions.seed, shortest, served.info.max_length)
-    return [_item(served, text) for text in texts_of(lengths, count, plan.conditions.seed)]
+    return [item(text) for text in texts_of(lengths, count, plan.conditions.seed)]
 
 
-def _item(served: Served, text: str) -> Item:
-    """`text` as the model takes it: with a question before it where it answers questions about texts."""
+def _item(served: Served, sample: str | None, text: str) -> Item:
+    """`text` as the model takes it.
+
+    With a question before it where it answers questions about texts, and with the model's own sample where it does not
+    answer every text: that has the mask that is to be filled.
+    """
     texts = served.task.texts
-    return (_QUESTION, text) if len(texts) == 2 and not texts[1].optional else text
+    if len(texts) == 2 and not texts[1].optional:
+        return (_QUESTION, text)
+    return f"{sample} {text}" if sample else text
 
 
 def _spread(counts: Sequence[int]) -> dict[str, int]:

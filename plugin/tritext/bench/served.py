@@ -6,7 +6,7 @@ answers stay bytes, but for a few that are read afterwards.
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -54,20 +54,44 @@ class Served:
         """The tokens of each item before truncation, asked of the server. Only its tokenizer step runs for this."""
         encoder = self.encoder({**parameters, contract.COUNT_ONLY: True})
         counts: list[int] = []
-        grpc = wire.grpc()
-        with wire.open_channel(grpc, self.address, self.security.credentials) as channel:
+        with self._asking() as ask:
             for batch in cut(items, max(1, min(_COUNTED_AT_ONCE, self.info.max_batch_size))):
                 request = encoder.encode(batch)
                 request.outputs.add(name=contract.TOKEN_COUNT.name)  # Triton leaves out the steps behind the tokenizer
-                try:
-                    response = wire.stub(channel).ModelInfer(
-                        request, timeout=self.timeout, metadata=wire.metadata(self.security.api_key)
-                    )
-                except grpc.RpcError as error:
-                    context = Context(self.address, self.name, self.timeout, batch.items)
-                    raise translate(*wire.status(error), context) from error
-                counts += _token_counts(response)
+                counts += _token_counts(ask("ModelInfer", request, batch.items))
         return counts
+
+    def is_expanded(self, counts: Sequence[int], parameters: Mapping[str, Scalar]) -> bool:
+        """Whether a text may be several rows for the model; `counts` are the tokens of each.
+
+        What the build has for a parameter that is not sent is not known here.
+        """
+        if self.task.expands or self.task.parameters().truncation == "window":
+            return True
+        is_cut = parameters.get("truncation") in {"left", "right"}
+        return self.task.windows and not is_cut and max(counts) > self.info.max_length
+
+    def sample(self) -> str | None:
+        """A text that the model can answer; None where it answers any."""
+        with self._asking() as ask:
+            told = ask("ModelConfig", wire.messages().ModelConfigRequest(name=self.name), None).config.parameters
+        return told[contract.PARAM_SAMPLE].string_value if contract.PARAM_SAMPLE in told else None
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[Callable[[str, Any, range | None], Any]]:
+        """Asks one method of Triton's after the other: its name, the request, and the items that this is about."""
+        grpc = wire.grpc()
+        with wire.open_channel(grpc, self.address, self.security.credentials) as channel:
+            stub, metadata = wire.stub(channel), wire.metadata(self.security.api_key)
+
+            def ask(method: str, request: Any, items: range | None) -> Any:
+                try:
+                    return getattr(stub, method)(request, timeout=self.timeout, metadata=metadata)
+                except grpc.RpcError as error:
+                    context = Context(self.address, self.name, self.timeout, items)
+                    raise translate(*wire.status(error), context) from error
+
+            yield ask
 
     def check(self, traffic: Traffic, answers: Mapping[int, bytes]) -> None:
         """Read `answers`, by the number of their request; ServerFault where one is not an answer to it."""

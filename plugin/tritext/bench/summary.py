@@ -18,7 +18,8 @@ class Summary:
 
     Percentiles are over all requests that were due in the window and not refused, where one that failed never ended:
     None is a percentile that failures reach. ``mean`` and ``max`` are over those that were answered. Throughput counts
-    the answers that came in the window, with their texts and their real tokens (padding does not count).
+    the answers that came in the window, with their texts and their real tokens (padding does not count); NaN are tokens
+    that nobody could count.
 
     ``failed`` counts by kind; ``refused`` are those that the server refused for now, which is no failure, and
     ``refused_p99`` is how long they waited to hear it. ``generator_cores`` is this process's CPU time over the window,
@@ -44,7 +45,7 @@ class Summary:
     refused_p99: float | None = None
 
 
-def summary(run: Run, texts: Sequence[int], tokens: Sequence[int]) -> Summary:
+def summary(run: Run, texts: Sequence[int], tokens: Sequence[float]) -> Summary:
     """The figures of `run`, whose request i carries ``texts[i % len]`` texts of ``tokens[i % len]`` tokens together."""
     answered = run.index[run.answered] % len(texts)
     latencies = run.latencies

@@ -1,6 +1,7 @@
 """`tritext bench`."""
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import typer
 from rich.console import Console
 
 from tritext.cli.connection import ApiKeyFile, TlsCa, TlsCert, TlsKey
+from tritext.cli.keyvalue import request_parameter
 from tritext.cli.progress import TerminalProgress
 from tritext.cli.source import Document
 from tritext.cli.stream import Target, ending_quietly
@@ -121,15 +123,20 @@ def bench(
         raise typer.BadParameter("Give --url or --repository, not both.", param_hint="--repository")
     if plot is not None:
         plotting.check(plot)
+    for option, path in (("--out", out), ("--plot", plot)):
+        _check_writable(option, path)
     console = Console(stderr=True)
     with ending_quietly():
         server = _server(console, name, url, repository, metrics_url)
         with server as (address, metrics), TerminalProgress(console) as progress:
             results = run(plan, address, metrics, progress, security)
         document = results.document(shlex.join(["tritext", *sys.argv[1:]]))
-        _write(results, document, out, as_json=as_json)
-        if plot is not None:
-            plotting.plot(results.measured, f"{name} at {address}", plot)
+        try:
+            _print(results, document, as_json=as_json)
+        finally:  # also where nobody reads to the end
+            _write(document, out)
+            if plot is not None:
+                plotting.plot(results.measured, f"{name} at {address}", plot)
     if any(
         (each.client.failed or each.client.refused) and not each.client.requests_per_second for each in results.measured
     ):
@@ -146,28 +153,50 @@ def _server(
         yield address, metrics_url or _METRICS.format(host=address.rpartition(":")[0])
         return
     from tritext.serve import Server
+    from tritext.serve.ensemble import choose
+    from tritext.serve.prepare import prepare
 
     log = partial(console.print, style="dim", markup=False, highlight=False, soft_wrap=True)
-    with Server(repository, models=[name], grpc_port=0, http_port=0, metrics_port=0, log=log) as server:
+    models = choose(repository.resolve(), [name])
+    with TerminalProgress(console) as progress:
+        prepare(models, progress)
+    with Server(repository, models=models, grpc_port=0, http_port=0, metrics_port=0, log=log) as server:
         server.wait_ready()
         yield server.grpc_url, metrics_url or server.metrics_url
 
 
-def _write(results: "Results", document: dict[str, Any], out: Path | None, *, as_json: bool) -> None:
+def _check_writable(option: str, path: Path | None) -> None:
+    """Before a long run: InvalidInput where nothing can be written to `path`."""
+    if path is None:
+        return
+    if os.access(path, os.F_OK):
+        if not os.access(path, os.W_OK):
+            raise InvalidInput(f"{option} is {path}, which cannot be written. Choose another file.")
+    elif not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InvalidInput(f"{option} is {path}, and {path.parent} is no folder that can be written to.")
+
+
+def _print(results: "Results", document: dict[str, Any], *, as_json: bool) -> None:
     from tritext.bench.report import tables
 
-    written = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    if out is not None:
-        with Target(out) as target:
-            target.emit(written)
     with Target(None) as target:
         if as_json:
-            target.emit(written)
+            target.emit(_json(document))
         else:
             console = target.console()
             with console.capture() as captured:
                 console.print(tables(results.measured))
             target.emit(captured.get())
+
+
+def _write(document: dict[str, Any], out: Path | None) -> None:
+    if out is not None:
+        with Target(out) as target:
+            target.emit(_json(document))
+
+
+def _json(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def _texts(path: Path, written: InputFormat | None, columns: Columns, most: int) -> "list[Item]":
@@ -203,7 +232,4 @@ def _number(written: str, kind: Callable[[str], N], option: str) -> N:
 
 
 def _pair(written: str) -> tuple[str, str]:
-    key, equals, value = written.partition("=")
-    if not key or not equals:
-        raise typer.BadParameter(f"{written!r} is not KEY=VALUE, such as top_k=2.", param_hint="--set")
-    return key, value
+    return request_parameter(written)

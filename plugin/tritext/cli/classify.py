@@ -1,5 +1,7 @@
 """`tritext classify`."""
 
+import os
+import stat
 import sys
 from pathlib import Path
 from typing import Annotated, Final
@@ -8,6 +10,7 @@ import typer
 from rich.console import Console
 
 from tritext.cli.connection import ApiKeyFile, TlsCa, TlsCert, TlsKey
+from tritext.cli.keyvalue import request_parameter
 from tritext.cli.meter import Meter
 from tritext.cli.output import CsvWriter, JsonlWriter, OutputFormat, Writer
 from tritext.cli.source import Arguments, Document, Source
@@ -16,9 +19,12 @@ from tritext.cli.tables import TableWriter
 from tritext.cli.texts import Columns, InputFormat
 from tritext.client import Client, ModelInfo
 from tritext.client.security import Security
-from tritext.tasks import task_named
+from tritext.tasks import question_answering, task_named, text_classification
 
 STDIN: Final = "-"
+
+# Where top_k is the most that a text may get. A text with masks gets as many for each of them.
+_BOUNDED: Final = (text_classification.TASK.name, question_answering.TASK.name)
 
 
 def classify(
@@ -73,7 +79,7 @@ def classify(
     CSV and JSON Lines keep their own columns in the output.
     """
     source = _source(texts or [], file, pair or [], input_format, Columns(column, pair_column))
-    if out is not None and file is not None and out.exists() and out.samefile(file):
+    if out is not None and out.exists() and _reads(source, out):
         raise typer.BadParameter("is the file that is read.", param_hint="--out")
     options = {
         "top_k": top_k,
@@ -84,7 +90,8 @@ def classify(
         "aggregation_strategy": aggregation_strategy,
         "ignore_labels": ignore_labels,
     }
-    sent = {option: value for option, value in options.items() if value is not None} | _pairs(settings or [])
+    others = dict(request_parameter(each) for each in settings or [])
+    sent = {option: value for option, value in options.items() if value is not None} | others
     written = OutputFormat.jsonl if as_json else output_format
     security = Security.load(tls_ca, tls_cert, tls_key, api_key_file)
     client = Client(url, timeout=timeout, credentials=security.credentials, api_key=security.api_key)
@@ -92,14 +99,7 @@ def classify(
         info = client.model(name)
         with Target(out) as target, Meter(_bar_console(source, target), source.size) as meter:
             stream = Stream(client, name, {**sent, "batch_size": batch_size}, source)
-            stream.run(_writer(written, target, info, top_k), target, meter)
-
-
-def _pairs(settings: list[str]) -> dict[str, str]:
-    for each in settings:
-        if "=" not in each:
-            raise typer.BadParameter(f"{each!r} has no '='", param_hint="--set")
-    return dict(each.split("=", 1) for each in settings)
+            stream.run(_writer(written, target, info, others.get("top_k", top_k)), target, meter)
 
 
 def _source(
@@ -119,21 +119,33 @@ def _source(
     return Document(file, written or InputFormat.of(file or Path()), columns, pairs[0] if pairs else None)
 
 
+def _reads(source: Source, out: Path) -> bool:
+    """Whether `out` is the file that `source` reads, by whatever name or descriptor."""
+    if not isinstance(source, Document):
+        return False
+    if source.path is not None:
+        return out.samefile(source.path)
+    stdin = os.fstat(0)  # a terminal, or /dev/null, may be both
+    return stat.S_ISREG(stdin.st_mode) and os.path.samestat(stdin, out.stat())
+
+
 def _writer(written: OutputFormat, target: Target, info: ModelInfo, top_k: str | None) -> Writer:
     if written is OutputFormat.jsonl:
         return JsonlWriter(target.emit)
     if written is OutputFormat.csv:
-        return CsvWriter(target.emit, _most(top_k, info), task_named(info.task).entry)
+        entry = task_named(info.task).entry
+        return CsvWriter(target.emit, _most(top_k, info), entry, is_bounded=info.task in _BOUNDED)
     return TableWriter(target.emit, target.console(), info)
 
 
 def _most(top_k: str | None, info: ModelInfo) -> int | None:
     """How many labels a text may get, where that is known."""
-    if top_k is None or not (info.labels or top_k.isdecimal()):
+    if top_k is None or info.task not in _BOUNDED:
         return None
-    if not info.labels:
-        return int(top_k)
-    return min(int(top_k), len(info.labels)) if top_k.isdecimal() else len(info.labels)
+    number = int(top_k) if top_k.isdecimal() else None
+    if info.task == question_answering.TASK.name:
+        return number
+    return min(number or len(info.labels), len(info.labels))
 
 
 def _bar_console(source: Source, target: Target) -> Console | None:

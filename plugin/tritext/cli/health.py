@@ -2,6 +2,7 @@
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,7 +44,7 @@ def health(
     from tritext.serve.ensemble import sample_arrays
     from tritext.serve.selection import Selection
 
-    selection = Selection(repository, model, typer.echo)
+    selection = Selection(repository, model, partial(typer.echo, err=True))
     remote = _remote(url, timeout, tls_cert, key_from(api_key_file))
     times, faults = {}, selection.missing()
     for each in selection.models:

@@ -60,12 +60,14 @@ class CsvWriter:
     """The caller's columns, then ours.
 
     Ranked entries: ``label`` and ``score``, and ``label_2``, ``score_2``, … where there are more: as many as `most`, or
-    as the first text got. Places in the text: one line for each, and one with our columns empty for a text that has
-    none; `place` is what one of them is. A vector: one column, with its numbers as a JSON list.
+    as the first text got; a text with more is an InvalidInput. `is_bounded`: --top-k can say how many. Places in the
+    text: one line for each, and one with our columns empty for a text that has none; `place` is what one of them is.
+    A vector: one column, with its numbers as a JSON list.
     """
 
-    def __init__(self, emit: Emit, most: int | None = None, place: Any = None) -> None:
+    def __init__(self, emit: Emit, most: int | None = None, place: Any = None, *, is_bounded: bool = True) -> None:
         self._emit = emit
+        self._is_bounded = is_bounded
         self._ours = [field.name for field in fields(place)] if is_dataclass(place) else []
         self._most = most
         self._is_said = most is not None
@@ -79,7 +81,7 @@ class CsvWriter:
         fields_of_row = [_cell(row.fields.get(column, "")) for column in self._columns]
         if result.form == "ranked":
             self._check_width(row, len(entries(result)))
-            values = [_shown(getattr(entry, name)) for entry in entries(result)[: self._most] for name in _FEW]
+            values = [_shown(getattr(entry, name)) for entry in entries(result) for name in _FEW]
             self._put([*fields_of_row, *values, *[""] * (len(_FEW) * (self._most or 1) - len(values))])
         elif result.form == "spans":
             for entry in entries(result):
@@ -111,10 +113,12 @@ class CsvWriter:
             )
 
     def _check_width(self, row: Row, labels: int) -> None:
-        if not self._is_said and labels > (self._most or 1):
+        if labels > (self._most or 1):
+            as_many = "--top-k allows" if self._is_said else "the first line got"
+            say = "Say how many with --top-k, or write" if self._is_bounded and not self._is_said else "Write"
             raise InvalidInput(
-                f"Line {row.line} got {labels} labels, and the CSV has columns for {self._most}, as many as the first "
-                "line got. Say how many with --top-k, or write JSON Lines instead: --json."
+                f"Line {row.line} got {labels} labels, and the CSV has columns for {self._most}, as many as {as_many}. "
+                f"{say} JSON Lines instead: --json."
             )
 
     def _put(self, values: Iterable[object]) -> None:

@@ -48,8 +48,9 @@ class Target:
         """What tables are laid out for: colours only for somebody who looks, a fixed width for the rest."""
         if self.is_terminal:
             return Console()
-        width = int(os.environ.get("COLUMNS") or 0) or WIDTH
-        return Console(file=io.StringIO(), width=width, color_system=None)
+        columns = os.environ.get("COLUMNS", "")
+        width = int(columns) if columns.isdecimal() else 0
+        return Console(file=io.StringIO(), width=width or WIDTH, color_system=None)
 
     def emit(self, text: str) -> None:
         """Write `text`, whole lines."""

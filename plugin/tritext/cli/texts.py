@@ -8,11 +8,12 @@ import json
 import os
 import select
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, Self
 
 from tritext.client import FLUSH
 from tritext.client.batching import Flush
@@ -98,16 +99,19 @@ def from_jsonl(lines: Lines, name: str, columns: Columns, pair: str | None) -> R
 def from_csv(lines: Lines, name: str, columns: Columns, pair: str | None) -> Rows:
     """CSV with a header; a field may span lines."""
     csv.field_size_limit(sys.maxsize)
-    reader = csv.reader((item[1] for item in _decoded(lines, name) if not isinstance(item, Flush)), strict=True)
-    records = _records(reader, name)
-    header = next(records, (1, None))[1]
+    records = _records(_RecordLines(_decoded(lines, name)), name)
+    header = next((record[1] for record in records if not isinstance(record, Flush)), None)
     if header is None or len(set(header)) < len(header):
         fault = "is empty" if header is None else "names a column twice"
         raise InvalidInput(f"{name} {fault}. A CSV file begins with one line of column names.")
     _check_column(header, columns.text or TEXT, name)
     if columns.pair is not None:
         _check_column(header, columns.pair, name)
-    for line, values in records:
+    for record in records:
+        if isinstance(record, Flush):
+            yield record
+            continue
+        line, values = record
         if len(values) != len(header):
             raise InvalidInput(f"{name}, line {line} has {len(values)} values, the header names {len(header)} columns.")
         yield _field_row(dict(zip(header, values, strict=True)), columns, pair, name, line)
@@ -121,17 +125,22 @@ def file_lines(file: BinaryIO, count: Callable[[int], None]) -> Iterator[bytes]:
 
 
 def live_lines(descriptor: int, count: Callable[[int], None]) -> Iterator[bytes | Flush]:
-    """The lines that come through a pipe or are typed, with FLUSH where the sender pauses."""
-    rest = b""
+    """The lines that come through a pipe or are typed, with FLUSH where the sender pauses, be it amid a line."""
+    begun = bytearray()  # a line without its end; grows in place, or a long one would be copied with every chunk
+    is_due = False  # there are lines that no FLUSH has followed
     while chunk := os.read(descriptor, 1 << 16):
         count(len(chunk))
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line + b"\n"
-        if lines and not select.select([descriptor], [], [], PAUSE_SECONDS)[0]:
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            yield b"".join((begun, end, b"\n"))
+            begun.clear()
+        begun += rest
+        is_due = is_due or bool(ends)
+        if is_due and not select.select([descriptor], [], [], PAUSE_SECONDS)[0]:
             yield FLUSH
-    if rest:
-        yield rest
+            is_due = False
+    if begun:
+        yield bytes(begun)
 
 
 def _line_row(text: str, pair: str | None, line: int) -> Row:
@@ -178,18 +187,66 @@ def _object(line: str, where: str) -> Mapping[str, Any]:
     return value
 
 
-def _records(reader: Any, name: str) -> Iterator[tuple[int, list[str]]]:
-    """The records that are not blank, each with the line it begins on."""
+class _Pause(Exception):
+    """A live source pauses, and there are records that no FLUSH has followed."""
+
+
+class _RecordLines:
+    """The lines that a `csv.reader` takes. It knows no FLUSH: one stops it with `_Pause`.
+
+    The lines of a record that this cuts are given to it once more. No record is cut twice, since those before it have
+    then had their FLUSH.
+    """
+
+    def __init__(self, items: Iterator[tuple[int, str] | Flush]) -> None:
+        self._items = items
+        self._record: list[tuple[int, str]] = []  # lines of the one that is being read
+        self._again: deque[tuple[int, str]] = deque()
+        self._is_due = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        item = self._again.popleft() if self._again else next(self._items)
+        while isinstance(item, Flush):
+            if self._is_due:
+                self._is_due = False
+                self._again.extend(self._record)
+                self._record.clear()
+                raise _Pause
+            item = next(self._items)
+        self._record.append(item)
+        return item[1]
+
+    @property
+    def begin(self) -> int:
+        """The line that the record begins on."""
+        return self._record[0][0]
+
+    def end(self) -> None:
+        """The record is complete; what comes is the next."""
+        self._record.clear()
+        self._is_due = True
+
+
+def _records(lines: _RecordLines, name: str) -> Iterator[tuple[int, list[str]] | Flush]:
+    """The records that are not blank, each with the line it begins on, and FLUSH at a pause after some."""
+    reader = csv.reader(lines, strict=True)
     while True:
-        line = reader.line_num + 1
         try:
             record = next(reader)
         except StopIteration:
             return
+        except _Pause:
+            yield FLUSH
+            continue
         except csv.Error as error:
-            raise InvalidInput(f"{name}, line {line} is not valid CSV: {error}.") from None
+            raise InvalidInput(f"{name}, line {lines.begin} is not valid CSV: {error}.") from None
+        begin = lines.begin
+        lines.end()
         if record:
-            yield line, record
+            yield begin, record
 
 
 def _check_column(header: list[str], column: str, name: str) -> None:

@@ -3,6 +3,7 @@
 import http.client
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -19,7 +20,10 @@ class HttpRemote(RemoteBase):
 
     def __init__(self, url: str, key: str, timeout: float = 30.0, *, api_key: str | None = None) -> None:
         super().__init__(timeout)
-        self._netloc = urlsplit(url).netloc
+        try:
+            self._netloc = urlsplit(url).netloc
+        except ValueError as error:
+            raise ServeError(f"{url} is no address: {error}. Write http://HOST:PORT.") from error
         self._headers = {KEY_HEADER: key, **access.headers(api_key)}
 
     def close(self) -> None:
@@ -71,17 +75,15 @@ class HttpRemote(RemoteBase):
         return self._ask("POST", path, json.dumps(body), timeout)
 
     def _ask(self, method: str, path: str, body: str | None = None, timeout: float | None = None) -> Any:
-        connection = http.client.HTTPConnection(self._netloc, timeout=timeout or self.timeout)
         try:
-            connection.request(method, path, body, self._headers)
-            answer = connection.getresponse()
-            content = answer.read()
+            with closing(http.client.HTTPConnection(self._netloc, timeout=timeout or self.timeout)) as connection:
+                connection.request(method, path, body, self._headers)
+                answer = connection.getresponse()
+                content = answer.read()
         except TimeoutError as error:
             raise Silence(f"http://{self._netloc} said nothing for {timeout or self.timeout:g} s") from error
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last: what can be no host's name
             raise ServeError(f"Nobody answers at http://{self._netloc}: {error}") from error
-        finally:
-            connection.close()
         if answer.status != http.client.OK:
             raise ServeError(f"[HTTP {answer.status}] {_said(content)}")
         try:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from tritext.errors import RepositoryError, ServeError, TritextError
 from tritext.naming import ENGINE_ROLE, ROLES, step_name
@@ -98,11 +98,13 @@ class Rollouts:
         for name, model in found.items():
             if self._stopping.is_set():
                 return
-            old = served.get(name)
+            old, commit = served.get(name), _commit(model)
             if old and old.build == model.build:
                 self._forgive(model)
-            elif self._refused.get(name) != _commit(model):
-                self._take(model, old)
+            elif self._refused.get(name) == commit:
+                self._supervisor.status.stay_refused(name, commit.time)
+            else:
+                self._take(model, old, commit)
         if committed:  # a repository without any model is a volume that is not mounted
             self._let_go([model for name, model in served.items() if name not in {*found, *faults}])
             for name in self._supervisor.status.unserved():
@@ -125,9 +127,9 @@ class Rollouts:
         if self._refused.pop(model.name, None):
             self._supervisor.status.serve(model.name, model.build)
 
-    def _take(self, model: BuiltModel, old: BuiltModel | None) -> None:
+    def _take(self, model: BuiltModel, old: BuiltModel | None, commit: "_Commit") -> None:
         begun = time.monotonic()
-        if self._server.is_away or not self._is_whole(model):
+        if self._server.is_away or not self._is_whole(model, commit):
             return
         triton = self._server.segments
         try:
@@ -143,7 +145,7 @@ class Rollouts:
             if self._may_pass(model, error, triton):
                 self._tell(f"{model.name}: build {model.build} is tried again: {_first_line(error)}.")
             else:
-                self._refuse(model, str(error))
+                self._refuse(model, commit, str(error))
             return
         self._tries.pop(model.build, None)
         self._supervisor.adopt(model)
@@ -161,7 +163,7 @@ class Rollouts:
         is_another = isinstance(error, OSError) or self._server.is_away or self._server.segments != triton
         return is_another or not self._server.remote.alive(timeout=_ALIVE)
 
-    def _is_whole(self, model: BuiltModel) -> bool:
+    def _is_whole(self, model: BuiltModel, commit: "_Commit") -> bool:
         """Whether all files are there as they were built. What stays incomplete is refused."""
         try:
             damage = model.damage()
@@ -172,7 +174,7 @@ class Rollouts:
             return True
         if time.monotonic() > self._incomplete.setdefault(model.build, time.monotonic()) + _COMPLETE:
             rest = f" and {len(damage) - 3} more" if len(damage) > 3 else ""
-            self._refuse(model, f"missing or not as built: {', '.join(damage[:3])}{rest}")
+            self._refuse(model, commit, f"missing or not as built: {', '.join(damage[:3])}{rest}")
         return False
 
     def _load_and_check(self, model: BuiltModel) -> None:
@@ -203,8 +205,9 @@ class Rollouts:
                 remote.start_unload(model.name)
             raise ServeError("its steps answer and its ensemble does not")
 
-    def _refuse(self, model: BuiltModel, reason: str) -> None:
-        self._refused[model.name] = _commit(model)
+    def _refuse(self, model: BuiltModel, commit: "_Commit", reason: str) -> None:
+        """Not to be tried again before another commit, and one that came meanwhile is another."""
+        self._refused[model.name] = commit
         self._tries.pop(model.build, None)
         reason = _first_line(reason)
         serving = next((m.build for m in self._server.models if m.name == model.name), None)
@@ -251,9 +254,20 @@ def _first_line(said: object) -> str:
     return str(said).partition("\n")[0].rstrip(".")
 
 
-def _commit(model: BuiltModel) -> tuple[str, int]:
-    """Tells a commit of `model` from the one before, be it of the same build: it renames a new file into place."""
+class _Commit(NamedTuple):
+    """Tells a commit from the one before, be it of the same build: it renames a new configuration into place.
+
+    By the file's number and by its time (ns), for a number is used again and a time may be copied.
+    """
+
+    build: str
+    number: int
+    time: int
+
+
+def _commit(model: BuiltModel) -> _Commit:
     try:
-        return model.build, (model.repository / model.name / CONFIG).stat().st_ino
+        found = (model.repository / model.name / CONFIG).stat()
     except OSError:
-        return model.build, 0
+        return _Commit(model.build, 0, 0)
+    return _Commit(model.build, found.st_ino, found.st_mtime_ns)

@@ -23,6 +23,8 @@ class ModelStatus:
     """One model. ``reason`` says why it does not answer, ``refused`` why a build that was committed is not served.
 
     ``build`` is None where none has answered yet; the server is ready without the model unless it is ``expected``.
+    ``refused_commit`` tells which commit of ``refused_build`` that was, by the time of its configuration (ns): the same
+    build may be committed again when the cause is put right. It is None until a look finds that commit still in place.
     """
 
     build: str | None
@@ -31,6 +33,7 @@ class ModelStatus:
     restarts: int = 0
     refused_build: str | None = None
     refused: str | None = None
+    refused_commit: int | None = None
     expected: bool = True
 
 
@@ -73,9 +76,15 @@ class Status:
         """
         with self._lock:
             known = self._models.setdefault(model, ModelStatus(None, ready=False, expected=is_expected))
-            known.refused_build, known.refused = build or None, reason
+            known.refused_build, known.refused, known.refused_commit = build or None, reason, None
             if known.build is None:
                 known.reason = f"what is committed is refused: {reason}"
+
+    def stay_refused(self, model: str, commit: int) -> None:
+        """What was refused of `model` is still what is committed, by `commit`, and is not tried again."""
+        with self._lock:
+            if model in self._models:
+                self._models[model].refused_commit = commit
 
     def outage(self, reason: str | None) -> None:
         """Triton itself is away, or back where `reason` is None."""
