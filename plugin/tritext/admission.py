@@ -100,10 +100,6 @@ class Pressure:
             return Overload(self.ahead, self.goal, timeout)
         return None
 
-    def add(self, tokens: float, seconds: float = 0.0) -> None:
-        """So many tokens more, and so many seconds in front of the encoder."""
-        self.ahead += seconds + (tokens / self.rate if self.rate else 0.0)
-
 
 class Meter:
     """The encoder's side: what it has begun and ended, in tokens, and its rate."""

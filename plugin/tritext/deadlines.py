@@ -3,9 +3,9 @@
 Triton tells a step a request's id and how long it may wait (its parameter `timeout`), but not since when, and neither
 that its caller has hung up. A queue policy of Triton's could drop what is overdue; but with one a step stands idle
 until a request arrives or half a second has passed (Triton 2.51, measured). So the tokenizer notes in a table in shared
-memory when each request that has an id and a timeout is due, and the encoder looks there before it begins. A request
-without an id, or whose place in the table another one took, is never overdue; callers that give the same id get the
-latest of their times.
+memory when each request that has a timeout is due, and the encoder looks there before it begins. It is known by its
+number (`tritext.calls`) where a fence let it in, else by its id: callers that give the same one then get the latest of
+their times. A request with neither, or whose place in the table another one took, is never overdue.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from typing import Final
 
 _PLACES: Final = 8192  # more than ever wait
 _BYTES: Final = 16  # a key and a time
+_WORD: Final = 2**64 - 1
 
 
 class Deadlines:
@@ -31,8 +32,8 @@ class Deadlines:
             os.close(file)
         self._keys, self._times = memory.cast("Q"), memory.cast("d")
 
-    def note(self, request: str, timeout: float) -> None:
-        """The request with that id is due in `timeout` seconds; of several with one id, whichever is due last."""
+    def note(self, request: int | str, timeout: float) -> None:
+        """The request with that number or id is due in `timeout` seconds; of several with one id the one due last."""
         key, place = _placed(request)
         due = time.monotonic() + timeout
         if self._keys[place] == key:
@@ -41,7 +42,7 @@ class Deadlines:
         self._times[place + 1] = due
         self._keys[place] = key
 
-    def passed(self, request: str) -> bool:
+    def passed(self, request: int | str) -> bool:
         """Whether that request is overdue."""
         key, place = _placed(request)
         if self._keys[place] != key:
@@ -50,7 +51,10 @@ class Deadlines:
         return self._keys[place] == key and time.monotonic() > due
 
 
-def _placed(request: str) -> tuple[int, int]:
+def _placed(request: int | str) -> tuple[int, int]:
     """Its key, never 0, and where its entry begins, in words of eight bytes."""
-    key = int.from_bytes(hashlib.blake2b(request.encode(), digest_size=8).digest(), "little") | 1
+    if isinstance(request, int):
+        key = (request << 1 | 1) & _WORD
+    else:
+        key = int.from_bytes(hashlib.blake2b(request.encode(), digest_size=8).digest(), "little") | 1
     return key, 2 * ((key >> 1) % _PLACES)

@@ -111,9 +111,9 @@ def _names(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         text = value.strip()
         value = json.loads(text) if text.startswith("[") else [part.strip() for part in text.split(",") if part.strip()]
-    if not isinstance(value, Sequence) or not all(isinstance(part, str) for part in value):
-        raise ValueError
-    return tuple(value)
+    if not isinstance(value, Sequence):
+        raise TypeError
+    return tuple(_string(part) for part in value)
 
 
 def _boolean(value: object) -> bool:
@@ -128,6 +128,7 @@ def _boolean(value: object) -> bool:
 def _string(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError
+    value.encode()  # ValueError for a lone surrogate, which no tokenizer takes
     return value
 
 

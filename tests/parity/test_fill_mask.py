@@ -135,7 +135,7 @@ def test_parameters(served: Served, reference: Callable[[str], Any]) -> None:
         (got,) = answers(served.infer("bert", {"TEXT": [[text]]}, **sent))
         check(got, asked(pipe, text, **options))
     for parameters, sentence in (
-        ({"top_k": 0}, "top_k is 0; it must be a whole number of at least 1"),
+        ({"top_k": 0}, "top_k is 0; it must be a whole number from 1 to 100"),
         ({"targets": "[]"}, "targets is empty"),
         ({"top_k": "all"}, "top_k is 'all'"),
     ):

@@ -13,7 +13,6 @@ from tritext import board as boards
 from tritext.admission import Gate, Meter
 from tritext.board import Board
 from tritext.deadlines import Deadlines
-from tritext.stages.estimate import Estimate
 
 GOAL = 2.0
 RATE = 1000.0  # tokens a second
@@ -93,17 +92,6 @@ def test_what_could_not_be_begun_in_its_own_time_is_refused(board: Board, clock:
     assert refusal is not None
     assert refusal.timeout == 0.5
     assert "this request may take 0.5 s" in str(refusal)
-
-
-def test_requests_of_one_batch_count_for_each_other(board: Board, clock: Clock) -> None:
-    gate, _ = working(board, clock)
-    pressure = gate.pressure()
-    refused = []
-    for _ in range(10):
-        refused.append(pressure.refusal(None) is not None)
-        if not refused[-1]:
-            pressure.add(900)
-    assert refused == [False] * 3 + [True] * 7
 
 
 def test_a_request_of_any_size_is_taken_where_nothing_waits(board: Board, clock: Clock) -> None:
@@ -219,20 +207,19 @@ def test_deadlines_are_told_by_the_request(tmp_path: Path, clock: Clock) -> None
     assert not read.passed("other")
 
 
-def test_an_estimate_learns_and_knows_the_longest_text() -> None:
-    import numpy as np
-
-    from tritext.text.tokenizer import Encoded
-
-    estimate = Estimate(128)
-    column = np.array([[b"x" * 80], [b"y" * 100_000]], dtype=np.object_)
-    tokens, seconds = estimate.of([column])
-    assert tokens == pytest.approx(80 / 4 + 2 + 128)
-    assert seconds > 0.05
-    assert estimate.of([column], is_whole=True)[0] == pytest.approx(80 / 4 + 2 + 100_000 / 4 + 2)
-    ids = np.zeros(128, np.int32)
-    estimate.learn(["z" * 1_000_000], [Encoded(ids, ids, 500_000, truncated=True)], 4.0)
-    assert estimate.of([column[:1]])[0] == pytest.approx(80 / 2 + 2, rel=0.1)
+def test_deadlines_are_told_by_the_number_of_the_call(tmp_path: Path, clock: Clock) -> None:
+    """Two callers with one id are two calls."""
+    written, read = Deadlines(tmp_path / "table"), Deadlines(tmp_path / "table")
+    assert not read.passed(0)
+    written.note(7, 0.5)
+    written.note(8, 5.0)
+    clock.now += 1
+    assert read.passed(7)
+    assert not read.passed(8)
+    assert not read.passed(7 + 8192)  # it has the same place
+    written.note(7 + 8192, 5.0)
+    assert not read.passed(7)
+    assert not read.passed(2**64 - 1)
 
 
 def _gone() -> int:

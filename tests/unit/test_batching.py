@@ -196,6 +196,27 @@ def test_logits_of_whole_texts_keep_their_order_too(layout: AnyLayout, texts: li
         assert answer["logits"].tolist() == [[row[0], -row[0]] for row in rows]
 
 
+@pytest.mark.parametrize("per_text", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_a_row_alone_gets_its_logits_whatever_its_length_and_wherever_its_mask_has_holes(
+    layout: AnyLayout, per_text: bool
+) -> None:
+    encoder = stage(ByText() if per_text else ByToken(), layout, per_text=per_text)
+    for size in (*range(1, 512, 37), 512, 8, 9, 8):
+        row = np.arange(size, size * 2, dtype=np.int32)
+        mask = np.ones_like(row)
+        mask[1:-1:3] = 0
+        for each in (np.ones_like(row), mask):
+            rows = {"input_ids": row[None], "attention_mask": each[None], "token_type_ids": -row[None]}
+            (answer,) = encoder.process([Request(rows)])
+            assert isinstance(answer, dict)
+            taken = row[each == 1]
+            expected = np.zeros((size, 2), np.float32)
+            expected[: len(taken)] = np.stack([taken, -taken], axis=-1)
+            assert answer["logits"].dtype == np.float32
+            assert answer["logits"].tolist() == [(expected[0] if per_text else expected).tolist()]
+
+
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_the_stage_counts_what_it_does(layout: AnyLayout) -> None:
     runner = ByToken()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tritext.bench.lengths import Lengths
-from tritext.engines.batching import Call, Packed, Sorted, Texts
+from tritext.engines.batching import Call, Packed, Sorted, Texts, _of_one
 
 PAD = 7
 sizes_of = st.lists(st.integers(1, 300), min_size=1, max_size=80)
@@ -152,6 +152,63 @@ def test_a_long_text_makes_all_rows_of_its_call_as_long_and_they_are_filled() ->
     used = (first.arrays["segment_ids"] > 0).sum(axis=1)
     assert first.arrays["input_ids"].shape == (2, 256)
     assert used.tolist() == [256, 256]
+
+
+# --- a text alone, whose call is kept -----------------------------------------------------------------------------
+
+
+def one(size: int, first: int = 1, *, types: bool = True) -> Texts:
+    """A text of `size` tokens, from `first` on."""
+    ids = np.arange(first, first + size, dtype=np.int32)
+    values = {"input_ids": ids, "token_type_ids": -ids} if types else {"input_ids": ids}
+    return Texts(values, np.array([size], dtype=np.int64))
+
+
+def assert_as_laid_out(layout: Packed, texts: Texts, *, per_text: bool, brief: bool = False) -> None:
+    (expected,) = layout.laid_out(texts, PAD, per_text=per_text, brief=lambda: brief)
+    (call,) = layout.calls(texts, PAD, per_text=per_text, brief=lambda: brief)
+    assert {name: (array.dtype, array.tolist()) for name, array in call.arrays.items()} == {
+        name: (array.dtype, array.tolist()) for name, array in expected.arrays.items()
+    }
+    assert (call.indices, call.spans) == (expected.indices, expected.spans)
+
+
+@pytest.mark.parametrize("per_text", [True, False])
+@pytest.mark.parametrize("types", [True, False])
+@pytest.mark.parametrize("layout", [Packed(128, 8), Packed(512, 2)], ids=str)
+def test_a_text_alone_is_laid_out_as_any_of_its_length(layout: Packed, types: bool, per_text: bool) -> None:
+    """The second time too, when its call is kept, and with another length's between."""
+    _of_one.cache_clear()
+    for size in range(1, 513):
+        for each in (size, max(1, size - 1), size):
+            assert_as_laid_out(layout, one(each, 1000 * size, types=types), per_text=per_text)
+    assert _of_one.cache_info().misses == layout.row_length  # longer ones are not kept
+
+
+@given(st.integers(1, 300), st.booleans(), st.booleans(), layouts)
+def test_others_who_wait_do_not_change_the_call_of_a_text_alone(
+    size: int, per_text: bool, brief: bool, layout: Packed
+) -> None:
+    assert_as_laid_out(layout, one(size), per_text=per_text, brief=brief)
+
+
+def test_whoever_writes_to_a_call_does_not_change_the_next() -> None:
+    (first,) = Packed(128, 4).calls(one(13), PAD, per_text=True)
+    for array in first.arrays.values():
+        array[...] = -5
+    assert_as_laid_out(Packed(128, 4), one(13), per_text=True)
+
+
+def test_several_texts_and_picked_places_are_laid_out_each_time() -> None:
+    _of_one.cache_clear()
+    layout, picked = Packed(128, 4), replace(one(20), picks=[np.array([3, 7])])
+    for texts in (texts_of([20, 20]), picked):
+        assert_as_laid_out(layout, texts, per_text=True)
+    (call,) = layout.calls(picked, PAD, per_text=True)
+    assert call.arrays["first_tokens"].tolist() == [3, 7]
+    nothing = Texts({"input_ids": np.zeros(0, np.int32)}, np.zeros(0, np.int64))
+    assert not list(layout.calls(nothing, PAD, per_text=True))
+    assert _of_one.cache_info().currsize == 0
 
 
 @pytest.mark.parametrize(("number", "most"), [(64, 0.06), (4096, 0.01)])

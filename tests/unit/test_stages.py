@@ -213,7 +213,10 @@ def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 class FakeTensor:
     def __init__(self, name: str, array: Any) -> None:
-        self.name, self.array = name, array
+        self._name, self.array = name, array
+
+    def name(self) -> str:
+        return self._name
 
     def as_numpy(self) -> Any:
         if isinstance(self.array, Exception):
@@ -242,6 +245,9 @@ class FakeRequest:
 
     def parameters(self) -> str:
         return self._parameters
+
+    def inputs(self) -> list["FakeTensor"]:
+        return [FakeTensor(name, array) for name, array in self.tensors.items()]
 
     def timeout(self) -> int:
         return 0
@@ -273,9 +279,6 @@ def adapter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[type], Any]]:
     fake: Any = types.ModuleType("triton_python_backend_utils")
     fake.lines = []
     fake.Tensor, fake.TritonError, fake.InferenceResponse = FakeTensor, FakeError, FakeResponse
-    fake.get_input_tensor_by_name = lambda request, name: (
-        FakeTensor(name, request.tensors[name]) if name in request.tensors else None
-    )
     fake.MetricFamily = FakeFamily
     FakeFamily.told.clear()
     fake.Logger = types.SimpleNamespace(log_error=fake.lines.append, log_warn=fake.lines.append)

@@ -60,7 +60,6 @@ class StageModel:
         self._counts |= zeros(STEP_SECONDS)
         elsewhere = getattr(self._stage, "counted_elsewhere", dict)
         self._counters = _Counters(args["model_name"], self._counts, elsewhere, getattr(self._stage, "meter", None))
-        self._inputs = [tensor["name"] for tensor in config["input"]]
         self._outputs = [tensor["name"] for tensor in config["output"]]
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -70,10 +69,9 @@ class StageModel:
         readable = [request for request in read if isinstance(request, Request)]
         processed = iter(process_isolated(self._stage, readable) if readable else [])
         answers = [next(processed) if isinstance(request, Request) else request for request in read]
-        ids = [_id(request) for request in requests]
         if self._access_lines:
-            self._access_lines.write(ids, answers, began)
-        responses = [self._response(answer, request_id) for answer, request_id in zip(answers, ids, strict=True)]
+            self._access_lines.write([_id(request) for request in requests], answers, began)
+        responses = [self._response(answer, request) for answer, request in zip(answers, requests, strict=True)]
         self._counts[STEP_SECONDS] += time.monotonic() - began
         return responses
 
@@ -87,11 +85,7 @@ class StageModel:
             parameters = json.loads(sent) if sent and sent != "{}" else {}
             self._guard.admit(parameters)
             call = number(parameters.pop(self._calls.header, None)) if self._calls else 0
-            inputs = {}
-            for name in self._inputs:
-                tensor = pb_utils.get_input_tensor_by_name(request, name)
-                if tensor is not None:
-                    inputs[name] = tensor.as_numpy()
+            inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
             timeout = request.timeout() / 1e6 or None  # microseconds, 0: none
             is_given_up = self._calls is not None and self._calls.is_given_up(call)
             return Request(inputs, parameters, timeout, _id(request), call, is_given_up)
@@ -100,14 +94,14 @@ class StageModel:
         except Exception as error:  # noqa: BLE001 - what leaves `execute` would fail the whole batch
             return fault(self._stage, error, _id(request))
 
-    def _response(self, answer: Answer | TritextError, request_id: str) -> Any:
+    def _response(self, answer: Answer | TritextError, request: Any) -> Any:
         if not isinstance(answer, TritextError):
             try:
                 return pb_utils.InferenceResponse(
                     [pb_utils.Tensor(name, np.ascontiguousarray(answer[name])) for name in self._outputs]
                 )
             except Exception as error:  # noqa: BLE001 - as above
-                answer = fault(self._stage, error, request_id)
+                answer = fault(self._stage, error, _id(request))
         count = refusal(answer)
         if count is not None and count in self._counts:
             self._counts[count] += 1

@@ -22,13 +22,13 @@ _log: Final = logging.getLogger("tritext")
 _log.addHandler(logging.NullHandler())  # outside of Triton nobody may listen, and then nothing goes to stderr
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     """One request to a stage. `inputs` leaves out what was not sent; `parameters` are as sent.
 
     ``timeout``: the seconds that its caller gave it, None for any time; ``id``: what its caller calls it, if anything;
     ``call``: its number among `tritext.calls`, 0 where it came another way; ``is_given_up``: nobody waits for its
-    answer any more.
+    answer any more. It is not frozen, since that would cost time for each field.
     """
 
     inputs: Mapping[str, NDArray[Any]]
@@ -37,6 +37,11 @@ class Request:
     id: str = ""
     call: int = 0
     is_given_up: bool = False
+
+    @property
+    def known_as(self) -> int | str:
+        """What all steps know it by; 0 or "" where that is nothing."""
+        return self.call or self.id
 
 
 @dataclass(frozen=True, slots=True)

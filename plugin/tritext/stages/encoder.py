@@ -134,7 +134,7 @@ class EncoderStage:
     def process(self, requests: Sequence[Request]) -> list[Answer | TritextError]:
         """Logits [N, C] or [N, L, C] for each request, padded as its ids were; [N, M, C] where only M are picked."""
         for request in requests:
-            check_tokens(request.inputs, self._settings)
+            check_tokens(request, self._settings)
         refusals = [self._refusal(request) for request in requests]
         timely = [request for request, refusal in zip(requests, refusals, strict=True) if refusal is None]
         if self.meter:
@@ -152,7 +152,7 @@ class EncoderStage:
         """Where nobody waits for its answer any more."""
         if request.is_given_up:
             return Overloaded(GIVEN_UP, misses_deadline=True)
-        if self.deadlines and request.timeout and request.id and self.deadlines.passed(request.id):
+        if self.deadlines and request.timeout and self.deadlines.passed(request.known_as):
             return Overloaded(_EXPIRED, misses_deadline=True)
         return None
 
@@ -164,7 +164,7 @@ class EncoderStage:
         texts = Texts.of(arrays, settings.inputs, settings.mask_id, settings.longest)
         found = self._results(texts)
         self.counts[TEXTS] += len(texts)
-        self.counts[TOKENS] += int(texts.lengths.sum())
+        self.counts[TOKENS] += texts.tokens
         answers: list[Answer] = []
         start = 0
         for request in requests:
@@ -182,6 +182,7 @@ class EncoderStage:
     def _results(self, texts: Texts) -> list[list[NDArray[np.float32]]]:
         """The logits of each of `texts`: one array, [C] or [l, C], or one for each token that is picked."""
         results: list[list[NDArray[np.float32]]] = [[] for _ in range(len(texts))]
+        sizes = texts.lengths.tolist()
         calls = self._layout.calls(
             texts, self._settings.pad_id, per_text=self._settings.per_text, brief=self._turn.is_greedy
         )
@@ -189,7 +190,7 @@ class EncoderStage:
             for index, logits in call.logits(output):
                 results[index].append(logits)
             if self.meter:
-                self.meter.progress(int(texts.lengths[list(set(call.indices))].sum()))
+                self.meter.progress(sum([sizes[index] for index in set(call.indices)]))
             self.counts[ENCODER_CALLS] += 1
             self.counts[COMPUTED_TOKENS] += call.computed
         return results
@@ -227,7 +228,7 @@ def _difference(expected: NDArray[np.float32], got: NDArray[np.float32] | None) 
 def _stacked(rows: Sequence[NDArray[np.float32]], shape: tuple[Any, ...]) -> NDArray[np.float32]:
     """Stack rows [C], or rows [l, C] of their own lengths, the latter to the length of the ids' `shape`."""
     if rows[0].ndim == 1:
-        return np.stack(rows)
+        return np.array(rows)
     stacked = np.zeros((*shape, rows[0].shape[-1]), dtype=np.float32)
     for index, row in enumerate(rows):
         size = min(len(row), shape[1])

@@ -1,8 +1,8 @@
 """The first step: texts in, token ids out, and the only place where a request is judged, or refused for overload."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,11 +28,9 @@ from tritext.stages.base import (
     Request,
     zeros,
 )
-from tritext.stages.estimate import Estimate
 from tritext.tasks import task_named
 from tritext.tasks.base import firsts
 from tritext.tasks.inputs import Rows
-from tritext.text.inputs import TextInput
 from tritext.text.tokenizer import Encoded, TextTokenizer
 from tritext.text.windows import Cuts, Windows
 
@@ -52,7 +50,6 @@ class TokenizerStage:
         self._task = task_named(settings.task)
         self._parameters = Reader(self._task.parameters, settings.defaults)
         self._tokenizer = tokenizer
-        self._estimate = Estimate(settings.max_length)
         self.gate: Gate | None = None
         self.deadlines: Deadlines | None = None
         self.calls: Calls | None = None
@@ -105,16 +102,12 @@ class TokenizerStage:
         texts = [text for job in jobs for text in job.rows.texts]
         sides = [job.parameters.truncation for job in jobs for _ in job.rows.texts]
         cuts = [self._task.cut_for(job.parameters) for job in jobs for _ in job.rows.texts]
-        begun = time.monotonic()
         encoded = self._tokenizer.encode(texts, sides, cuts)
-        self._learn(texts, encoded, begun)
         self.counts[TRUNCATIONS] += sum(row.truncated for row in encoded)
         return encoded
 
     def _windowed(self, job: _Job, windows: Windows) -> Answer | InvalidInput:
-        begun = time.monotonic()
         texts = self._tokenizer.windowed(job.rows.texts, windows)
-        self._learn(job.rows.texts, [text.whole for text in texts], begun)
         for index, text in enumerate(texts):
             if not text.cuts.is_possible:
                 return _no_room(job.rows, index, text.cuts)
@@ -123,10 +116,6 @@ class TokenizerStage:
             return _too_many(sum(counts), self._settings.most_rows, "less text")
         rows = [text.window(number) for text in texts for number in range(len(text.cuts))]
         return self._answer(replace(job, rows=job.rows.repeated(counts)), rows)
-
-    def _learn(self, texts: Sequence[TextInput], encoded: Sequence[Encoded], begun: float) -> None:
-        if self.gate and texts:
-            self._estimate.learn(texts, encoded, time.monotonic() - begun)
 
     def _refusals(self, requests: Sequence[Request]) -> list[Overloaded | None]:
         """Which of `requests` nobody waits for, or could not be begun in time.
@@ -143,15 +132,7 @@ class TokenizerStage:
                 refusals.append(Overloaded(str(refusal), misses_deadline=refusal.timeout is not None))
             else:
                 refusals.append(None)
-                if pressure:
-                    size = self._estimate.of(request.inputs.values(), is_whole=self._is_windowed(request))
-                    pressure.add(*size)
         return refusals
-
-    def _is_windowed(self, request: Request) -> bool:
-        """Whether nothing of its texts is cut."""
-        sent = request.parameters.get("truncation", self._settings.defaults.get("truncation"))
-        return self._task.windows and str(sent).lower() == "window"
 
     def _judge(self, request: Request) -> _Job | InvalidInput:
         try:
@@ -162,10 +143,12 @@ class TokenizerStage:
             rows = self._task.rows(request.inputs, self._settings, read)
             if len(rows.texts) > contract.MOST_ROWS:
                 return _too_many(len(rows.texts), contract.MOST_ROWS, "fewer texts")
+            if self._task.expands and (size := rows.characters) > contract.MOST_BYTES:
+                return _too_much(size, len(rows.texts))
             if rows.windows and not self._settings.most_rows:
                 return InvalidInput("This model was built by an older tritext and makes no windows. Build it again.")
-            if self.deadlines and request.timeout and request.id:
-                self.deadlines.note(request.id, request.timeout)
+            if self.deadlines and request.timeout and request.known_as:
+                self.deadlines.note(request.known_as, request.timeout)
             return _Job(rows, read, is_encoded=contract.COUNT_ONLY not in request.parameters)
         except InvalidInput as error:
             return error
@@ -173,11 +156,14 @@ class TokenizerStage:
     def _answer(self, job: _Job, encoded: list[Encoded]) -> Answer | InvalidInput:
         try:
             for index, each in enumerate(encoded):
+                if not each.count:
+                    return InvalidInput(f"{job.rows.names[0]}[{job.rows.row(index)}] has no token. Send some text.")
                 if job.parameters.truncation == "error" and each.truncated:
                     return self._too_long(job, index, each.count)
                 self._task.check(each.input_ids, job.rows.row(index), self._settings)
                 if len(each.input_ids) > self._settings.max_length:
                     return self._kept_whole(job, index)
+            self._task.check_together([each.input_ids for each in encoded], self._settings, job.parameters)
         except InvalidInput as error:
             return error
         if self.gate and job.is_encoded:
@@ -205,7 +191,7 @@ class TokenizerStage:
         length = bucket(self._settings.lengths, max(len(row.input_ids) for row in rows))
         answer: Answer = {
             contract.INPUT_IDS.name: _laid([row.input_ids for row in rows], length, self._settings.pad_id),
-            contract.ATTENTION_MASK.name: _laid([np.ones(len(row.input_ids), np.int32) for row in rows], length, 0),
+            contract.ATTENTION_MASK.name: _mask([len(row.input_ids) for row in rows], length),
         }
         if contract.TOKEN_TYPE_IDS.name in self._settings.encoder_inputs:
             answer[contract.TOKEN_TYPE_IDS.name] = _laid([row.token_type_ids for row in rows], length, 0)
@@ -227,25 +213,39 @@ def _report(encoded: Sequence[Encoded], rows: Rows) -> Answer:
 
     Of several it is the longest, and whether any was cut.
     """
-    of = range(len(encoded)) if rows.of is None else rows.of
-    windows = np.array([(row, each.own) for row, each in zip(of, encoded, strict=True)], np.int32)
-    counts = np.array([each.count for each in encoded], np.int32)
-    truncated = np.array([each.truncated for each in encoded], np.bool_)
-    if rows.of is not None:
+    counts = np.array([[each.count] for each in encoded], np.int32)
+    truncated = np.array([[each.truncated] for each in encoded], np.bool_)
+    if rows.of is None:
+        windows = _one_each(len(encoded))
+    else:
+        windows = np.array([(row, each.own) for row, each in zip(rows.of, encoded, strict=True)], np.int32)
         starts = firsts(windows[:, 0])
         counts, truncated = np.maximum.reduceat(counts, starts), np.logical_or.reduceat(truncated, starts)
     return {
-        contract.TOKEN_COUNT.name: counts[:, None],
-        contract.TRUNCATED.name: truncated[:, None],
+        contract.TOKEN_COUNT.name: counts,
+        contract.TRUNCATED.name: truncated,
         contract.ROW.name: windows[:, :1],
         contract.WINDOW.name: windows,
     }
+
+
+@lru_cache(maxsize=8)
+def _one_each(count: int) -> NDArray[np.int32]:
+    """WINDOW [M, 2] of `count` texts that are a row each."""
+    return np.array([(row, 1) for row in range(count)], np.int32)
 
 
 def _too_large(size: int) -> InvalidInput:
     return InvalidInput(
         f"The request's texts have {size:,} bytes, and {contract.MOST_BYTES:,} are the most. Send fewer texts "
         "a request."
+    )
+
+
+def _too_much(size: int, rows: int) -> InvalidInput:
+    return InvalidInput(
+        f"The request's texts make {rows:,} pairs with {size:,} characters, and {contract.MOST_BYTES:,} are the most. "
+        "Send fewer texts a request, or shorter ones."
     )
 
 
@@ -268,6 +268,14 @@ def _no_room(rows: Rows, index: int, cuts: Cuts) -> InvalidInput:
     return InvalidInput(
         f"The stride of {cuts.stride} tokens is too large: a window has {cuts.room} of {where}. Send a smaller one."
     )
+
+
+def _mask(sizes: Sequence[int], length: int) -> NDArray[np.int32]:
+    """1 for the tokens of rows of these sizes, 0 for padding, [N, length]."""
+    mask = np.zeros((len(sizes), length), np.int32)
+    for row, size in zip(mask, sizes, strict=True):
+        row[:size] = 1
+    return mask
 
 
 def _laid(rows: Sequence[Any], length: int, fill: int) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Self
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from tritext import contract
 from tritext.contract import Tensor
+from tritext.errors import InvalidInput
 from tritext.parameters import Cut, Parameters
 from tritext.settings import TaskSettings
 from tritext.tasks.inputs import Arrays, Rows, one_each
@@ -92,6 +94,9 @@ class Task:
     def check(self, input_ids: NDArray[np.int32], row: int, settings: TaskSettings) -> None:
         """InvalidInput where the model cannot be asked with these ids [L] of the request's row `row`."""
 
+    def check_together(self, rows: Sequence[NDArray[np.int32]], settings: TaskSettings, parameters: Any) -> None:
+        """InvalidInput where the ids [L] of all of the request's rows would make too much work of an answer."""
+
     def answer(self, logits: FloatArray, arrays: Arrays, settings: TaskSettings, parameters: Any) -> dict[str, Any]:
         """One request's `outputs`, by tensor name.
 
@@ -111,6 +116,8 @@ class Task:
     def decisions(self, logits: FloatArray, settings: TaskSettings) -> tuple[NDArray[Any], FloatArray]:
         """What each row of `logits` [R, C] decides, and by what margin; empty arrays where nothing is decided."""
         del settings
+        if logits.shape[-1] == 1:  # it is always that class
+            return logits.argmax(axis=-1), np.full(len(logits), np.inf, dtype=np.float32)
         ranked = np.partition(logits, -2, axis=-1)
         return logits.argmax(axis=-1), ranked[:, -1] - ranked[:, -2]
 
@@ -155,6 +162,7 @@ def column(texts: Sequence[str]) -> NDArray[np.object_]:
 
 
 _FILL: Final[Mapping[str, Any]] = {"BYTES": b"", "INT32": 0, "FP32": 0.0, "BOOL": False}
+_MOST_PADDING: Final = 4_000_000  # cells of each column, some 30 bytes together
 _DTYPE: Final[Mapping[str, Any]] = {"BYTES": np.object_, "INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_}
 
 
@@ -167,9 +175,17 @@ class Column:
 
 
 def pad(*columns: Column) -> dict[str, NDArray[Any]]:
-    """Lay columns out as [N, K], K the longest row, with COUNT [N, 1] telling each row's true length."""
+    """Lay columns out as [N, K], K the longest row, with COUNT [N, 1] telling each row's true length.
+
+    InvalidInput where hardly anything but padding would be made.
+    """
     counts = [len(row) for row in columns[0].rows]
     width = max(counts, default=0)
+    if len(counts) * width - sum(counts) > _MOST_PADDING:
+        raise InvalidInput(
+            f"A text of the request has {width:,} answers, and as many places would have to be made for each of its "
+            f"{len(counts):,} texts. Send long texts by themselves."
+        )
     arrays: dict[str, NDArray[Any]] = {contract.COUNT.name: np.array(counts, dtype=np.int32).reshape(-1, 1)}
     for column in columns:
         kind = column.tensor.datatype
@@ -178,6 +194,13 @@ def pad(*columns: Column) -> dict[str, NDArray[Any]]:
             array[index, : counts[index]] = row
         arrays[column.tensor.name] = array
     return arrays
+
+
+def even(*columns: tuple[Tensor, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """As `pad`, of columns [N, K] of which every row is as long."""
+    rows, width = columns[0][1].shape
+    arrays: dict[str, NDArray[Any]] = {contract.COUNT.name: np.full((rows, 1), width, dtype=np.int32)}
+    return arrays | {tensor.name: array for tensor, array in columns}
 
 
 def softmax(logits: FloatArray) -> FloatArray:
@@ -194,8 +217,10 @@ def sigmoid(logits: FloatArray) -> FloatArray:
     return scores
 
 
-def encoded(labels: Sequence[str]) -> NDArray[np.object_]:
+@lru_cache(maxsize=8)
+def encoded(labels: tuple[str, ...]) -> NDArray[np.object_]:
     """Labels as UTF-8, [C], for picking by class index."""
     array = np.empty(len(labels), dtype=np.object_)
     array[:] = [label.encode() for label in labels]
+    array.flags.writeable = False  # it is everybody's
     return array

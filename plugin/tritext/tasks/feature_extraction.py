@@ -16,8 +16,8 @@ from tritext.errors import InvalidInput
 from tritext.parameters import BOOLEAN, STRING, Parameters, parameter
 from tritext.results import Form
 from tritext.settings import TaskSettings
-from tritext.tasks.base import Column, FloatArray, Task, pad
-from tritext.tasks.inputs import Arrays, Rows, one_each
+from tritext.tasks.base import FloatArray, Task, even
+from tritext.tasks.inputs import Arrays, Rows, check_repeated, one_each
 
 _LEAST: Final = 1e-12  # as torch.nn.functional.normalize
 
@@ -58,6 +58,7 @@ class FeatureExtractionTask(Task):
     def rows(self, inputs: Arrays, settings: TaskSettings, parameters: FeatureExtractionParameters) -> Rows:
         """TEXT behind the prompt."""
         rows, prompt = one_each(inputs), _prompt(settings, parameters)
+        check_repeated("prompt", prompt, len(rows.texts))
         return replace(rows, texts=[f"{prompt}{text}" for text in rows.texts]) if prompt else rows
 
     def answer(
@@ -65,7 +66,7 @@ class FeatureExtractionTask(Task):
     ) -> dict[str, Any]:
         """EMBEDDING [N, H]."""
         del arrays, settings
-        return pad(Column(EMBEDDING, list(_unit(logits) if parameters.normalize else logits)))
+        return even((EMBEDDING, _unit(logits) if parameters.normalize else logits))
 
     def scores(self, logits: FloatArray, settings: TaskSettings) -> FloatArray:
         """Vectors of length 1."""

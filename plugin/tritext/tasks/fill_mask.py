@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tritext import contract
 from tritext.contract import Tensor
 from tritext.errors import InvalidInput
-from tritext.parameters import COUNT, NAMES, Parameters, parameter
+from tritext.parameters import NAMES, Parameters, parameter, up_to
 from tritext.results import Form
 from tritext.settings import TOKENIZER, TaskSettings
 from tritext.tasks.base import Column, FloatArray, Per, Task, pad, softmax
@@ -26,6 +26,12 @@ SEQUENCE: Final = Tensor("SEQUENCE", "BYTES", (-1,))
 TOKEN: Final = Tensor("TOKEN", "INT32", (-1,))
 MASK: Final = Tensor("MASK", "INT32", (-1,))
 
+# Of one request. Logits are over the whole vocabulary, 0.12 MB for each mask of BERT's, and as many are made for each
+# text as for that with the most masks; an answer takes up to 0.4 ms, in which nobody else gets one.
+MOST_MASKS: Final = 512
+MOST_FILLS: Final = 5_000
+
+_LONG_WORD: Final = 16  # characters; no language that writes spaces has longer ones on average
 _CONTRACTIONS: Final = (".", "?", "!", ",", "n't", "'m", "'s", "'ve", "'re")
 
 
@@ -33,7 +39,7 @@ _CONTRACTIONS: Final = (".", "?", "!", ",", "n't", "'m", "'s", "'ve", "'re")
 class FillMaskParameters(Parameters):
     """``top_k``: how many tokens for each mask. ``targets``: choose among these alone."""
 
-    top_k: int = parameter(5, COUNT)
+    top_k: int = parameter(5, up_to(100))
     targets: tuple[str, ...] | None = parameter(None, NAMES)
 
 
@@ -92,6 +98,18 @@ class FillMaskTask(Task):
             raise InvalidInput(
                 f"TEXT[{row}] has no {settings.options['mask_token']} among the {settings.max_length} tokens that the "
                 "model takes. Write it where a token is to be filled in."
+            )
+
+    def check_together(
+        self, rows: Sequence[NDArray[np.int32]], settings: TaskSettings, parameters: FillMaskParameters
+    ) -> None:
+        """Masks and answers are no more than a step has memory and time for."""
+        masks = [int(np.count_nonzero(ids == settings.mask_id)) for ids in rows]
+        if len(rows) * max(masks) > MOST_MASKS or sum(masks) * parameters.top_k > MOST_FILLS:
+            raise InvalidInput(
+                f"The request has {len(rows)} texts with up to {max(masks)} masks, {sum(masks)} in all, and asks for "
+                f"{parameters.top_k} tokens for each. Texts times the most masks of one may be {MOST_MASKS}, and "
+                f"answers {MOST_FILLS:,}. Send fewer texts a request, those with many masks by themselves."
             )
 
     def answer(
@@ -155,16 +173,22 @@ class FillMaskTask(Task):
         return f"Does this server {settings.options['mask_token']}?"
 
     def references(self, texts: Sequence[TextInput], mask_token: str | None) -> list[TextInput]:
-        """Each text with a mask in place of one of its first words, every third with another one."""
+        """Each text with a mask in place of one of its first words, every third with another one.
+
+        Of characters where there are few spaces, as Chinese, Japanese and Thai are written.
+        """
         made: list[TextInput] = []
         for number, text in enumerate(texts):
             if not isinstance(text, str) or str(mask_token) in text:
                 made.append(text)
                 continue
-            words = text.split()[:400]
-            for place in {len(words[:24]) // 2, *([len(words[:24]) // 3] if number % 3 == 0 else [])}:
-                words[place : place + 1] = [str(mask_token)]
-            made.append(" ".join(words))
+            words = text.split()
+            has_words = len(words) > 1 and len(text) <= _LONG_WORD * len(words)
+            parts = words[:400] if has_words else list(text.strip())[:400]
+            first = len(parts[:24])
+            for place in {first // 2, *([first // 3] if number % 3 == 0 and first > 2 else [])}:
+                parts[place : place + 1] = [str(mask_token)]
+            made.append((" " if has_words else "").join(parts))
         return made
 
 

@@ -32,6 +32,11 @@ class Rows:
     names: tuple[str, ...] = (contract.TEXT.name, contract.TEXT_PAIR.name)
     windows: Windows | None = None
 
+    @property
+    def characters(self) -> int:
+        """Of all of the texts, each as often as it is there."""
+        return sum([len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in self.texts])
+
     def row(self, index: int) -> int:
         """The request's row that the text at `index` is for."""
         return index if self.of is None else self.of[index]
@@ -89,6 +94,15 @@ def each_with_list(inputs: Arrays, one: str, many: str) -> list[tuple[int, str, 
             raise InvalidInput(f"{many}[{row}] is empty. Send at least one text there.")
         found += [(row, text, place, other) for place, other in own]
     return found
+
+
+def check_repeated(parameter: str, value: str, times: int, more: int = 0) -> None:
+    """InvalidInput where what goes with each of a request's texts, and has `more` put in, makes too much of them."""
+    if (size := len(value) * times + more) > contract.MOST_BYTES:
+        raise InvalidInput(
+            f"Parameter {parameter} has {len(value):,} characters and goes with {times:,} texts, which comes to "
+            f"{size:,}; {contract.MOST_BYTES:,} are the most. Send a shorter one, or fewer texts a request."
+        )
 
 
 def decode(array: NDArray[Any], name: str) -> list[str]:

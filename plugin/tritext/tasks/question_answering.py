@@ -148,12 +148,15 @@ class QuestionAnsweringTask(Task):
         return rows
 
     def references(self, texts: Sequence[TextInput], mask_token: str | None) -> list[TextInput]:
-        """Each text as a context, with some words of another one as question."""
+        """Pairs as they are; each single text as a context, with some words of another one as question.
+
+        What has no question, or no context, is left out: it is refused when it is asked.
+        """
         del mask_token
-        contexts = [text if isinstance(text, str) else text[1] for text in texts]
-        contexts = [text for text in contexts if text.strip()]
-        questions = [" ".join(text[:400].split()[:_WORDS])[:80] + "?" for text in contexts][::-1]
-        return list(zip(questions, contexts, strict=True))
+        kept = [text for text in texts if all(part.strip() for part in ([text] if isinstance(text, str) else text))]
+        singles = [text for text in kept if isinstance(text, str)]
+        questions = reversed([" ".join(text[:400].split()[:_WORDS])[:80] + "?" for text in singles])
+        return [text if isinstance(text, tuple) else (next(questions), text) for text in kept]
 
     def request(
         self, text: str, pair: str | None, settings: TaskSettings

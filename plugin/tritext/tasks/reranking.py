@@ -5,6 +5,7 @@ Semantics, names and defaults: sentence-transformers' ``CrossEncoder.rank``.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from tritext.errors import CheckpointError
 from tritext.parameters import CUT, TOP_K, Cut, Parameters, choice, parameter
 from tritext.results import Form
 from tritext.settings import TaskSettings
-from tritext.tasks.base import Column, FloatArray, Task, column, pad, sigmoid
+from tritext.tasks.base import Column, FloatArray, Task, column, firsts, pad, sigmoid
 from tritext.tasks.inputs import Arrays, Rows, each_with_list
 from tritext.text.inputs import TextInput
 
@@ -106,7 +107,7 @@ class RerankingTask(Task):
         del settings
         of, places = arrays[contract.ROW.name][:, 0], arrays[DOCUMENT.name][:, 0]
         values = sigmoid(logits[:, 0]) if parameters.function_to_apply == "sigmoid" else logits[:, 0]
-        rows = [np.flatnonzero(of == row) for row in range(of[-1] + 1)]
+        rows = [np.arange(begin, end) for begin, end in pairwise([*firsts(of), len(of)])]
         # By logits: different ones may have one score.
         ranked = [row[np.argsort(-logits[row, 0], kind="stable")][: parameters.top_k] for row in rows]
         return pad(
@@ -124,11 +125,11 @@ class RerankingTask(Task):
         return logits > 0, np.abs(logits)
 
     def references(self, texts: Sequence[TextInput], mask_token: str | None) -> list[TextInput]:
-        """Each text as a document, with the words that another begins with as query."""
+        """Pairs as they are; each single text as a document, with the words that another begins with as query."""
         del mask_token
-        queries = [" ".join(text.split()[:6]) for text in texts if isinstance(text, str) and text.strip()][::-1]
-        documents = [text for text in texts if isinstance(text, str) and text.strip()]
-        return list(zip(queries, documents, strict=True))
+        kept = [text for text in texts if isinstance(text, tuple) or text.strip()]
+        queries = reversed([" ".join(text.split()[:6])[:80] for text in kept if isinstance(text, str)])
+        return [text if isinstance(text, tuple) else (next(queries), text) for text in kept]
 
     def request(
         self, text: str, pair: str | None, settings: TaskSettings

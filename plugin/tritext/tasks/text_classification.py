@@ -15,7 +15,7 @@ from tritext.contract import Tensor
 from tritext.parameters import CUT, PROBABILITY, TOP_K, Cut, Parameters, WindowParameters, choice, parameter
 from tritext.results import Form
 from tritext.settings import TaskSettings
-from tritext.tasks.base import Column, FloatArray, Task, encoded, firsts, pad, sigmoid, softmax
+from tritext.tasks.base import Column, FloatArray, Task, encoded, even, firsts, pad, sigmoid, softmax
 from tritext.tasks.inputs import Arrays, Rows, one_each, windows_of
 
 THRESHOLDS: Final = "thresholds"  # of the settings' options: the labels' own, by class index
@@ -119,13 +119,14 @@ class TextClassificationTask(Task):
         if window is not None:
             logits = _joined(logits, window, parameters.windows)
         scores = _scores(logits, parameters.function_to_apply, settings)
-        least = _least(settings, parameters)
+        least, labels = _least(settings, parameters), encoded(settings.labels)
+        if least is None:
+            best = _best(scores, parameters.top_k)
+            found = np.take_along_axis(scores, best, axis=1)
+            return even((contract.LABEL, labels[best]), (contract.SCORE, found))
         order = (-scores).argsort(axis=-1, kind="stable")
-        best = list(order)
-        if least is not None:
-            best = [ranked[row[ranked]] for row, ranked in zip(scores >= least, order, strict=True)]
-        picked = [ranked[: parameters.top_k] for ranked in best]
-        labels = encoded(settings.labels)
+        enough = [ranked[row[ranked]] for row, ranked in zip(scores >= least, order, strict=True)]
+        picked = [ranked[: parameters.top_k] for ranked in enough]
         return pad(
             Column(contract.LABEL, [labels[each] for each in picked]),
             Column(contract.SCORE, [row[each] for row, each in zip(scores, picked, strict=True)]),
@@ -137,6 +138,14 @@ class TextClassificationTask(Task):
         """Of a pair the longer text is cut, whichever is the default."""
         inputs, parameters = super().request(text, pair, settings)
         return inputs, {**parameters, "truncation_strategy": self.cut}
+
+
+def _best(scores: FloatArray, top_k: int | None) -> NDArray[np.intp]:
+    """Each row's best classes [N, K], best first; equal scores keep the checkpoint's order."""
+    if top_k == 1:
+        best: NDArray[np.intp] = scores.argmax(axis=1)[:, None]
+        return best
+    return (-scores).argsort(axis=1, kind="stable")[:, :top_k]
 
 
 def _own(settings: TaskSettings) -> FloatArray | None:

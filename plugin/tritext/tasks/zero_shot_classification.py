@@ -6,7 +6,7 @@ text as premise entails or not; so a text becomes as many rows as it has labels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, pairwise
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -17,8 +17,8 @@ from tritext.contract import Tensor
 from tritext.errors import CheckpointError, InvalidInput
 from tritext.parameters import BOOLEAN, Cut, Parameters, Rule, parameter
 from tritext.settings import TaskSettings
-from tritext.tasks.base import Column, FloatArray, Task, column, pad, softmax
-from tritext.tasks.inputs import Arrays, Rows, each_with_list
+from tritext.tasks.base import Column, FloatArray, Task, column, firsts, pad, softmax
+from tritext.tasks.inputs import Arrays, Rows, check_repeated, each_with_list
 from tritext.tasks.text_classification import Classification, LabelScore
 from tritext.text.inputs import TextInput
 
@@ -29,6 +29,7 @@ CANDIDATE: Final = Tensor("candidate", "BYTES", (1,))  # of each row that is enc
 def _template(value: object) -> str:
     if not isinstance(value, str) or "{}" not in value:
         raise ValueError
+    value.encode()  # ValueError for a lone surrogate
     return value
 
 
@@ -70,6 +71,8 @@ class ZeroShotClassificationTask(Task):
         del settings
         found = each_with_list(inputs, contract.TEXT.name, CANDIDATE_LABELS.name)
         template = parameters.hypothesis_template
+        labels = template.count("{}") * sum([len(label) for *_, label in found])
+        check_repeated("hypothesis_template", template, len(found), more=labels)
         return Rows(
             [(text, template.replace("{}", label)) for _, text, _, label in found],
             [row for row, *_ in found],
@@ -93,8 +96,8 @@ class ZeroShotClassificationTask(Task):
         entailment = _entailment(settings.labels) or 0
         contradiction = -1 if entailment == 0 else 0
         ranked_labels, ranked_scores = [], []
-        for row in range(of[-1] + 1):
-            own, its = logits[of == row], labels[of == row]
+        for begin, end in pairwise([*firsts(of), len(of)]):
+            own, its = logits[begin:end], labels[begin:end]
             if parameters.multi_label or len(own) == 1:
                 scores = softmax(own[:, [contradiction, entailment]])[:, 1]
             else:

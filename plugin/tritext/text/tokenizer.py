@@ -1,7 +1,7 @@
 """The checkpoint's tokenizer, run in batches, with nothing of its output changed but by truncation."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -104,8 +104,8 @@ class TextTokenizer:
             for encoding, text in zip(self._encoded(texts), texts, strict=True)
         ]
 
-    def _encoded(self, texts: Sequence[TextInput]) -> list[Encoding]:
-        """`texts` in full; where pairs share their texts, each of those is tokenized once."""
+    def _encoded(self, texts: Sequence[TextInput]) -> Iterable[Encoding]:
+        """`texts` in full; where pairs share their texts, each of those is tokenized once, and pairs are made late."""
         _spread(sum(len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in texts))
         encode = self._tokenizer.encode_batch if self._with_offsets else self._tokenizer.encode_batch_fast
         pairs = [text for text in texts if isinstance(text, tuple)]
@@ -119,7 +119,7 @@ class TextTokenizer:
             alone = dict(zip(parts, encode(parts, add_special_tokens=False), strict=True))
         finally:
             self._tokenizer.post_processor = processor
-        return [self._tokenizer.post_process(alone[first], alone[second]) for first, second in pairs]
+        return (self._tokenizer.post_process(alone[first], alone[second]) for first, second in pairs)
 
     def _kept(self, encoding: Encoding, side: Truncation, cut: Cut) -> slice | NDArray[np.intp]:
         if len(encoding) <= self._max_length:
