@@ -39,6 +39,7 @@ class Seen:
     seconds_left: float | None
     timeout: int | None = None  # Triton's own parameter, microseconds
     id: str = ""
+    candidates: list[str] = field(default_factory=list)  # of the first text
 
 
 def label_of(text: str) -> str:
@@ -118,13 +119,17 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         raw = {
             tensor.name: strings(raw) for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)
         }
+        texts, pairs, candidates = raw["TEXT"], raw.get("TEXT_PAIR"), raw.get("CANDIDATE_LABELS", [])
         for tensor in request.inputs:
-            assert list(tensor.shape) == [len(raw[tensor.name]), 1]
+            width = len(candidates) // len(texts) if tensor.name == "CANDIDATE_LABELS" else 1
+            assert list(tensor.shape) == [len(texts), width]
+            assert len(raw[tensor.name]) == len(texts) * width
         parameters = {name: getattr(value, value.WhichOneof("parameter_choice")) for name, value in
                       request.parameters.items()}  # fmt: skip
         timeout = parameters.pop("timeout", None)
         left = context.time_remaining()
-        seen = Seen(request.model_name, raw["TEXT"], raw.get("TEXT_PAIR"), parameters, left, timeout, request.id)
+        own = candidates[: len(candidates) // max(1, len(texts))]
+        seen = Seen(request.model_name, texts, pairs, parameters, left, timeout, request.id, own)
         try:
             answer = self._fake.infer(seen)
         except Refusal as refusal:
@@ -135,11 +140,11 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
 
 def strings(raw: bytes) -> list[str]:
     """A BYTES tensor's elements."""
-    values = []
-    while raw:
-        size = struct.unpack_from("<I", raw)[0]
-        values.append(raw[4 : 4 + size].decode())
-        raw = raw[4 + size :]
+    values, end = [], 0
+    while end < len(raw):
+        start = end + 4
+        end = start + struct.unpack_from("<I", raw, end)[0]
+        values.append(raw[start:end].decode())
     return values
 
 

@@ -17,7 +17,9 @@ from tritext.bench.served import METHOD
 from tritext.client.batching import Batch
 from tritext.client.codec import RequestEncoder, decode
 from tritext.http2 import literals
+from tritext.tasks.base import Task
 from tritext.tasks.text_classification import TASK as TEXTS
+from tritext.tasks.token_classification import TASK as TOKENS
 
 T = TypeVar("T")
 
@@ -27,8 +29,8 @@ def request(*texts: str) -> bytes:
     return bytes(encoded.SerializeToString())
 
 
-def tokens(answer: bytes, rows: int = 1) -> list[int]:
-    return [result.token_count for result in decode(service_pb2.ModelInferResponse.FromString(answer), rows, TEXTS)]
+def tokens(answer: bytes, rows: int = 1, task: Task = TEXTS) -> list[int]:
+    return [result.token_count for result in decode(service_pb2.ModelInferResponse.FromString(answer), rows, task)]
 
 
 async def connect(server: FakeTriton, timeout: float = 30.0) -> Connection:
@@ -76,7 +78,7 @@ def test_requests_and_answers_of_every_size(size: int) -> None:
     with FakeTriton(task="token-classification", keep=False) as server:  # which gives every word back
         answers = asking(server, ask)
     counted = size // 5 + 2
-    assert [tokens(answer) for answer in answers] == [[counted], [3], [counted], [4]]
+    assert [tokens(answer, task=TOKENS) for answer in answers] == [[counted], [3], [counted], [4]]
     assert len(answers[0]) > size
 
 

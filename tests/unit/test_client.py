@@ -1,6 +1,8 @@
 """Both clients against a made-up server; each test runs for `Client` and for `AsyncClient`."""
 
 import asyncio
+import enum
+import json
 import subprocess
 import sys
 import threading
@@ -10,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
 from fake_triton import LABELS, FakeTriton, Refusal, Seen, label_of, slowly
@@ -47,6 +50,10 @@ class Asynchronous:
 
     def close(self) -> None:
         self._runner.run(self._client.close())
+
+    def pause(self, seconds: float) -> None:
+        """What the caller of an `AsyncClient` does who awaits something else."""
+        self._runner.run(asyncio.sleep(seconds))
 
     def classify_iter(self, *args: Any, **options: Any) -> Iterator[Any]:
         results = self._client.classify_iter(*args, **options)
@@ -173,6 +180,43 @@ def test_parameters_reach_the_server_and_shape_the_answer(connect: Open, server:
     assert len(result.labels) == len(LABELS)
 
 
+class Side(enum.StrEnum):
+    LEFT = "left"
+
+
+def test_parameters_may_be_of_numpys_types_and_an_enums(connect: Open, server: FakeTriton) -> None:
+    options = {"threshold": np.float64(0.5), "truncation": Side.LEFT, "top_k": np.int32(2)}
+    connect(server.address).classify("spam", ["ham"], **options, ignore_labels=[np.str_("O"), Side.LEFT])
+    sent = server.seen[-1].parameters
+    assert sent == {"threshold": 0.5, "truncation": "left", "top_k": 2, "ignore_labels": '["O", "left"]'}
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        ({"function_to_apply": "soft\ud800"}, r"function_to_apply holds a lone surrogate at position 4,"),
+        ({"ignore_labels": ["O", "\ud800"]}, r"ignore_labels\[1\] holds a lone surrogate at position 0,"),
+        ({"candidate_labels": ["a", "b\ud800"]}, r"candidate_labels\[1\] holds a lone surrogate at position 1,"),
+        ({"candidate_labels": "a, b\ud800"}, r"candidate_labels holds a lone surrogate at position 4,"),
+        ({"candidate_labels": json.dumps(["a", "b\ud800"])}, r"candidate_labels holds a lone surrogate at position 1,"),
+    ],
+)
+def test_what_utf_8_cannot_carry_is_named_in_options_too(connect: Open, options: Any, where: str) -> None:
+    with FakeTriton(task="zero-shot-classification") as server:
+        with pytest.raises(InvalidInput, match=f"^Parameter {where}"):
+            connect(server.address).classify("nli", ["a"], **{"candidate_labels": "x", **options})
+        assert not server.seen
+
+
+def test_what_all_texts_share_counts_in_what_a_request_may_be(connect: Open) -> None:
+    labels = [f"label {index}" for index in range(4000)]
+    with FakeTriton(task="zero-shot-classification") as server:
+        results = connect(server.address).classify("nli", numbered(9), candidate_labels=labels)
+    assert best(results) == [label_of(text) for text in numbered(9)]
+    assert sorted(len(seen.texts) for seen in server.seen) == [1, 4, 4]  # a server takes 16,384 rows a request
+    assert all(seen.candidates == labels for seen in server.seen)
+
+
 def test_entities(connect: Open) -> None:
     with FakeTriton(task="token-classification") as server:
         results = connect(server.address).classify("pii", ["Ada met Özil", "nobody"], result_type=TokenClassification)
@@ -214,6 +258,47 @@ def test_a_model_that_was_built_anew_is_asked_again(connect: Open, server: FakeT
     with pytest.raises(InvalidInput):
         client.classify("spam", ["a", "b", "c"])
     assert len(client.classify("spam", ["a", "b", "c"])) == 3
+
+
+TASKS = {"text-classification": Classification, "token-classification": TokenClassification}
+
+
+def classify_iter(client: Any, *args: Any, **options: Any) -> list[Any]:
+    return list(client.classify_iter(*args, **options))
+
+
+@pytest.mark.parametrize("ask", [lambda client, *args: client.classify(*args), classify_iter], ids=["list", "iter"])
+@pytest.mark.parametrize(("before", "after"), [tuple(TASKS), tuple(TASKS)[::-1]])
+def test_a_model_that_was_built_anew_for_another_task_fails_once(
+    connect: Open, server: FakeTriton, ask: Any, before: str, after: str
+) -> None:
+    client = connect(server.address)
+    server.task = before
+    assert [type(result) for result in ask(client, "m", ["I am Ada"])] == [TASKS[before]]
+    server.task = after
+    with pytest.raises(ServerFault, match="It may have been built anew meanwhile: ask again"):
+        ask(client, "m", ["I am Ada"])
+    assert [type(result) for result in ask(client, "m", ["I am Ada"])] == [TASKS[after]]
+
+
+@pytest.mark.parametrize(
+    ("before", "texts", "options", "sentence"),
+    [
+        ("token-classification", [("a", "b")], {}, "takes single texts"),
+        ("token-classification", ["a"], {"result_type": Classification}, "its results are TokenClassification"),
+        ("zero-shot-classification", ["a"], {}, "needs candidate_labels"),
+    ],
+)
+def test_what_does_not_fit_a_model_as_it_was_is_judged_anew_the_next_time(
+    connect: Open, server: FakeTriton, before: str, texts: list[Any], options: Any, sentence: str
+) -> None:
+    client = connect(server.address)
+    server.task = before
+    client.classify("m", ["a"], **({"candidate_labels": "x"} if before.startswith("zero") else {}))
+    server.task = "text-classification"
+    with pytest.raises(InvalidInput, match=sentence):
+        client.classify("m", texts, **options)
+    assert [type(result) for result in client.classify("m", texts, **options)] == [Classification]
 
 
 def test_a_single_str_is_no_list(connect: Open, server: FakeTriton) -> None:
@@ -444,6 +529,23 @@ def test_closing_while_another_thread_waits(server: FakeTriton) -> None:
     assert [type(failure) for failure in failures] == [Unavailable, Unavailable]
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_closing_while_another_thread_is_about_to_send(
+    server: FakeTriton, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    client = Client(server.address)
+    client.classify("spam", ["a"])
+    check = client._check_open
+
+    def check_just_before() -> None:
+        check()
+        client.close()
+
+    monkeypatch.setattr(client, "_check_open", check_just_before)
+    with pytest.raises(ClientError, match="is closed"):
+        client.classify("spam", ["a"] * count, batch_size=1)
+
+
 def test_closing_while_another_task_waits(server: FakeTriton) -> None:
     server.behave = slowly(2.0)
 
@@ -569,6 +671,44 @@ def test_so_many_tries_and_no_more(connect: Open, server: FakeTriton, retries: i
         with pytest.raises(Unavailable, match="Exceeds maximum queue size"):
             ask("spam", ["ham", "ham"], batch_size=2, retries=retries)
         assert len(behave.asked["ham"]) == asked
+
+
+def refuse_once(text: str, details: str, ham_s: float = 0.0) -> Refusing:
+    """Refuses `text` the first time; "ham" takes a while."""
+    refusing = Refusing(details, 1)
+
+    def behave(seen: Seen) -> None:
+        if seen.texts == ["ham"]:
+            time.sleep(ham_s)
+        if seen.texts == [text]:
+            refusing(seen)
+
+    behave.asked = refusing.asked  # type: ignore[attr-defined]
+    return behave  # type: ignore[return-value]
+
+
+def test_a_refusal_is_tried_again_however_long_the_caller_took_to_see_it(connect: Open, server: FakeTriton) -> None:
+    server.behave = behave = refuse_once("eggs", "Too much. Try again in 0.1 s.")
+    client, got = connect(server.address, timeout=1.0), []
+    for result in client.classify_iter("spam", ["ham", "eggs", "spam"], batch_size=1, max_in_flight=2):
+        got.append(result.label)
+        getattr(client, "pause", time.sleep)(1.1 if got == ["ham"] else 0)
+    assert got == ["ham", "eggs", "spam"]
+    assert len(behave.asked["eggs"]) == 2
+
+
+def test_a_refusal_is_tried_again_however_long_an_earlier_request_took(connect: Open, server: FakeTriton) -> None:
+    server.behave = behave = refuse_once("eggs", "Too much. Try again in 0.4 s.", ham_s=0.9)
+    client = connect(server.address, timeout=1.2)
+    assert best(client.classify("spam", ["ham", "eggs"], batch_size=1)) == ["ham", "eggs"]
+    assert len(behave.asked["eggs"]) == 2
+
+
+def test_a_deadline_of_all_requests_is_not_put_off_by_a_refusal(connect: Open, server: FakeTriton) -> None:
+    server.behave = behave = refuse_once("eggs", "Too much. Try again in 0.4 s.", ham_s=0.9)
+    with pytest.raises(Unavailable, match="Try again in"):
+        connect(server.address).classify("spam", ["ham", "eggs"], batch_size=1, timeout=1.2)
+    assert len(behave.asked["eggs"]) == 1
 
 
 def test_what_comes_too_late_is_not_waited_for(connect: Open, server: FakeTriton) -> None:

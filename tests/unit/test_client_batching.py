@@ -1,4 +1,5 @@
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -6,30 +7,50 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tritext.client.batching import FLUSH, LENGTH_BYTES, Batch, Batcher
+from tritext.client.batching import FLUSH, LENGTH_BYTES, MAX_BYTES, Batch, Batcher
+from tritext.client.call import Call, Limit, Plan
+from tritext.client.results import ModelInfo
 from tritext.errors import InvalidInput
 
 TEXTS = st.lists(st.text(max_size=12), max_size=40)
 
 
-@given(TEXTS, st.integers(1, 7), st.integers(1, 60))
+@given(TEXTS, st.integers(1, 7), st.integers(1, 60), st.integers(1, 3), st.integers(0, 20))
 def test_batches_hold_every_text_once_in_order_and_within_the_limits(
-    texts: list[str], max_rows: int, max_bytes: int
+    texts: list[str], max_rows: int, max_bytes: int, width: int, shared_bytes: int
 ) -> None:
-    batches = list(Batcher(max_rows, max_bytes).split(texts))
+    batches = list(Batcher(max_rows, max_bytes, width=width, shared_bytes=shared_bytes).split(texts))
     *full, end = batches
     assert [text.decode() for batch in full for text in batch.texts] == texts
     assert end == Batch(len(texts), [])
     assert [index for batch in full for index in batch.items] == list(range(len(texts)))
     for batch in full:
         assert 1 <= len(batch.texts) <= max_rows
-        size = sum(len(text) + 2 * LENGTH_BYTES for text in batch.texts)
+        size = sum((len(text) + 2 * LENGTH_BYTES) * width + shared_bytes for text in batch.texts)
         assert size <= max_bytes or len(batch.texts) == 1
 
 
 def test_a_text_above_the_byte_limit_travels_alone() -> None:
     sizes = [len(batch.texts) for batch in Batcher(8, 100).split(["a", "b", "x" * 500, "c", "d"])]
     assert sizes == [2, 1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "text", "sizes"),
+    [
+        (["a" * (5 << 20), "b" * (5 << 20)], "x", [3, 1, 0]),  # what is sent is 32 MiB at most
+        (["a"] * 10, "x" * (1 << 20), [3, 1, 0]),  # and so are the pairs that a server makes of it
+        (["a"] * 8192, "x", [2, 2, 0]),
+        (["a"] * 20_000, "x", [1, 1, 1, 1, 0]),  # the server says that this is too much
+        (["a"], "x", [4, 0]),
+    ],
+)
+def test_what_all_texts_share_counts_with_each(labels: list[str], text: str, sizes: list[int]) -> None:
+    plan = Plan("nli", "here:1", Limit(1.0), {"candidate_labels": json.dumps(labels)})
+    call = Call(plan, ModelInfo("nli", "zero-shot-classification", ("entailment",), 128, 64, "3f9c01aa"))
+    batches = list(call.batcher.split([text] * 4))
+    assert [len(batch.texts) for batch in batches] == sizes
+    assert call.request(batches[0], 1.0).ByteSize() <= MAX_BYTES + 1000
 
 
 @given(st.lists(st.tuples(st.text(max_size=4), st.text(max_size=4)), min_size=1, max_size=20))

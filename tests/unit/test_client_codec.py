@@ -1,3 +1,5 @@
+from enum import Enum
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -53,6 +55,32 @@ def test_each_parameter_travels_as_its_own_type() -> None:
         "ignore_labels": ("string_param", '["O", "MISC"]'),
         "huge": ("string_param", str(2**70)),
     }
+
+
+class Word(str, Enum):  # noqa: UP042 - its `str`, other than a StrEnum's, is "Word.LEFT"
+    LEFT = "left"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.float64(0.5), 0.5),
+        (np.float32(0.5), 0.5),
+        (Fraction(1, 2), 0.5),
+        (np.int64(2), 2),
+        (np.uint64(2**63), str(2**63)),
+        (np.True_, True),
+        (np.False_, False),
+        (np.str_("left"), "left"),
+        (Word.LEFT, "left"),
+        ([Word.LEFT, np.str_("O")], '["left", "O"]'),
+        ({"b", "a"}, '["a", "b"]'),
+    ],
+)
+def test_what_is_akin_to_a_plain_type_travels_as_that_type(value: object, expected: object) -> None:
+    sent = wire_parameters({"option": value})["option"]
+    assert (type(sent), sent) == (type(expected), expected)
+    RequestEncoder("spam", {"option": sent})
 
 
 def test_top_k_none_asks_for_all_labels_as_in_transformers() -> None:
@@ -138,6 +166,11 @@ def damaged(name: str, content: bytes | None) -> Any:
 def test_a_missing_output_is_named(name: str) -> None:
     with pytest.raises(Malformed, match=f"no {name} in it"):
         decode(damaged(name, None), 2, TEXTS)
+
+
+def test_an_output_of_another_task_is_named() -> None:
+    with pytest.raises(Malformed, match="there is END, WORD in it, which is nothing of text-classification"):
+        decode(labels(["ham"], ["spam"], WORD=("BYTES", [["a"], ["b"]]), END=("INT32", [[1], [1]])), 2, TEXTS)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x01", b"\x09\x00\x00\x00ab", b"\xff\xff\xff\xff", b"\x01\0\0\0\xff" * 2])

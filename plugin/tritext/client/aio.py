@@ -93,28 +93,34 @@ class AsyncClient(ClientBase):
 
     async def model(self, name: str) -> ModelInfo:
         """`Client.model`."""
-        return await self._ask_info(self._info_plan(name))
+        plan = self._info_plan(name)
+        with self._doubting(plan):
+            return await self._ask_info(plan)
 
     async def _stream(self, plan: Plan, texts: Texts | AsyncTexts) -> AsyncIterator[Any]:
-        call = Call(plan, self._infos.get(plan.model) or await self._ask_info(plan))
-        window: deque[_Pending] = deque()
-        try:
-            async for batch in _split(call, texts):
-                while window and (len(window) == plan.in_flight or not batch.texts or window[0].answer.done()):
-                    for result in await self._receive(call, window):
-                        yield result
-                if batch.failure is not None:
-                    raise batch.failure
-                if batch.texts:
-                    patience = call.plan.patience()
-                    window.append(_Pending(batch, patience, self._send(call, batch, patience)))
-        finally:
-            for pending in window:
-                pending.answer.cancel()
+        with self._doubting(plan):
+            call = Call(plan, self._infos.get(plan.model) or await self._ask_info(plan))
+            window: deque[_Pending] = deque()
+            try:
+                async for batch in _split(call, texts):
+                    while window and (len(window) == plan.in_flight or not batch.texts or window[0].answer.done()):
+                        for result in await self._receive(call, window):
+                            yield result
+                    if batch.failure is not None:
+                        raise batch.failure
+                    if batch.texts:
+                        patience = plan.patience()
+                        window.append(_Pending(batch, patience, self._send(call, batch, patience)))
+            finally:
+                for pending in window:
+                    pending.answer.cancel()
 
     def _send(self, call: Call, batch: Batch, patience: Patience) -> Any:
         left = patience.left
-        return self._connected().ModelInfer(call.request(batch, left), timeout=left, metadata=self._metadata)
+        request = call.request(batch, left)
+        answer = self._connected().ModelInfer(request, timeout=left, metadata=self._metadata)
+        patience.watch(answer)
+        return answer
 
     async def _receive(self, call: Call, window: deque[_Pending]) -> list[Any]:
         """The results of the first in the window, which leaves it."""

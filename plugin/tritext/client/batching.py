@@ -8,7 +8,8 @@ from typing import Final
 from tritext.client.errors import about
 from tritext.errors import InvalidInput, TritextError
 
-# A request should stay well under what a server, a proxy or a queue takes in one piece.
+# A request, and the rows that a server makes of it, should stay well under what a server, a proxy or a queue takes in
+# one piece.
 MAX_BYTES: Final = 32 * 2**20
 LENGTH_BYTES: Final = 4  # before each text on the wire
 
@@ -49,11 +50,15 @@ class Batch:
 
 
 class Batcher:
-    """Cuts items into batches. Keeps only the batch it is filling."""
+    """Cuts items into batches. Keeps only the batch it is filling.
 
-    def __init__(self, max_rows: int, max_bytes: int = MAX_BYTES) -> None:
+    Where each item becomes `width` rows, its bytes count as often; `shared_bytes` is what else each brings along.
+    """
+
+    def __init__(self, max_rows: int, max_bytes: int = MAX_BYTES, *, width: int = 1, shared_bytes: int = 0) -> None:
         self._max_rows = max_rows
         self._max_bytes = max_bytes
+        self._width, self._shared_bytes = width, shared_bytes
         self._are_pairs: bool | None = None
         self._next = 0  # index of the next item
         self._begin()
@@ -101,7 +106,7 @@ class Batcher:
             yield from self._end()
             return
         text, pair = self._read(item)
-        size = len(text) + len(pair) + 2 * LENGTH_BYTES
+        size = (len(text) + len(pair) + 2 * LENGTH_BYTES) * self._width + self._shared_bytes
         if self._texts and self._bytes + size > self._max_bytes:
             yield self._take()
         self._texts.append(text)
@@ -132,14 +137,19 @@ class Batcher:
         try:
             return text.encode()
         except UnicodeEncodeError as error:
-            raise self._refusal(
-                f"holds a lone surrogate at position {error.start}, which UTF-8 cannot carry. It was most likely "
-                "decoded wrongly; decode it again, or replace such characters."
-            ) from None
+            raise self._refusal(lone_surrogate(error)) from None
 
     def _refusal(self, sentence: str) -> TritextError:
         """The exception about the item that is being read."""
         return about(InvalidInput(f"texts[{self._next}] {sentence}"), range(self._next, self._next + 1))
+
+
+def lone_surrogate(error: UnicodeEncodeError) -> str:
+    """What a message says, after its name, of a text that could not be encoded."""
+    return (
+        f"holds a lone surrogate at position {error.start}, which UTF-8 cannot carry. It was most likely decoded "
+        "wrongly; decode it again, or replace such characters."
+    )
 
 
 def _kind(item: object) -> str:

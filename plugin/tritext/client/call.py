@@ -1,12 +1,14 @@
 """One call of `classify`: all that the two clients do alike, with no input or output of its own."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final
 
-from tritext.client.batching import Batch, Batcher
+from tritext import contract
+from tritext.client.batching import Batch, Batcher, lone_surrogate
 from tritext.client.codec import Malformed, RequestEncoder, decode, model_info
 from tritext.client.errors import Context, not_understood, translate
 from tritext.client.options import wire_parameters
@@ -70,7 +72,7 @@ class Plan:
 
     def patience(self) -> Patience:
         """Of a request that is sent now for the first time."""
-        return Patience(time.monotonic() + self.limit.left(), self.retries)
+        return Patience(time.monotonic() + self.limit.left(), self.retries, is_own=self.limit.until is None)
 
     def context(self, items: range | None = None) -> Context:
         """For messages; `items` are the request's, None where it is the call's only one."""
@@ -83,8 +85,13 @@ class Call:
     def __init__(self, plan: Plan, info: ModelInfo) -> None:
         self._task: Final = _task(plan, info)
         self.plan: Final = plan
-        self.batcher: Final = Batcher(min(plan.batch_size, max(1, info.max_batch_size)))
         self._encoder = encoder(plan, self._task, ids=token_hex(4))
+        width = self._encoder.width
+        self.batcher: Final = Batcher(
+            max(1, min(plan.batch_size, info.max_batch_size, contract.MOST_ROWS // width)),
+            width=width,
+            shared_bytes=self._encoder.shared_bytes,
+        )
 
     def request(self, batch: Batch, left: float) -> Any:
         """The ModelInferRequest for `batch`; InvalidInput where it holds pairs for a task of single texts, or not.
@@ -105,11 +112,8 @@ class Call:
         return self._encoder.encode(batch, left)
 
     def results(self, response: Any, batch: Batch) -> list[Result]:
-        """The results in the ModelInferResponse to `batch`."""
-        try:
-            return decode(response, len(batch.texts), self._task)
-        except Malformed as error:
-            raise not_understood(str(error), self.plan.context()) from error
+        """The results in the ModelInferResponse to `batch`; Malformed where it is none."""
+        return decode(response, len(batch.texts), self._task)
 
 
 class ClientBase:
@@ -146,20 +150,29 @@ class ClientBase:
         return Plan(model, self.address, Limit(self._timeout), {})
 
     def _remember(self, plan: Plan, response: Any) -> ModelInfo:
-        """Read a ModelConfigResponse."""
-        try:
-            info = model_info(response, self.address)
-        except Malformed as error:
-            raise not_understood(str(error), plan.context()) from error
-        self._infos[plan.model] = info
+        """Read a ModelConfigResponse; Malformed where it is none."""
+        info = self._infos[plan.model] = model_info(response, self.address)
         return info
 
-    def _failure(self, plan: Plan, error: Any, items: range | None = None) -> TritextError:
+    @contextmanager
+    def _doubting(self, plan: Plan) -> Iterator[None]:
+        """Around a call: where something does not fit what is known of the model, that is forgotten.
+
+        The model may have been built anew, for another task even, so that the next call has to ask what it is.
+        """
+        try:
+            yield
+        except (InvalidInput, ModelNotFound):
+            self._infos.pop(plan.model, None)
+            raise
+        except Malformed as error:
+            self._infos.pop(plan.model, None)
+            raise not_understood(str(error), plan.context()) from error
+
+    @staticmethod
+    def _failure(plan: Plan, error: Any, items: range | None = None) -> TritextError:
         """The exception for an RpcError; `items` as in `Plan.context`."""
-        failure = translate(*status(error), plan.context(items))
-        if isinstance(failure, InvalidInput | ModelNotFound):
-            self._infos.pop(plan.model, None)  # the model may have been built anew
-        return failure
+        return translate(*status(error), plan.context(items))
 
     @staticmethod
     def _wait(error: Any, patience: Patience) -> float | None:
@@ -222,6 +235,8 @@ def encoder(plan: Plan, task: "Task", *, ids: str = "") -> RequestEncoder:
 def _row(name: str, value: object) -> Sequence[str]:
     try:
         row: Sequence[str] = NAMES.parse(value)
+    except UnicodeEncodeError as error:  # JSON can spell what UTF-8 cannot carry
+        raise InvalidInput(f"Parameter {name} {lone_surrogate(error)}") from None
     except (ValueError, TypeError, RecursionError):
         row = ()
     if not row:

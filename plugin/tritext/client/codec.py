@@ -13,7 +13,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 from tritext import contract
-from tritext.client.batching import Batch
+from tritext.client.batching import LENGTH_BYTES, Batch
 from tritext.client.options import Scalar
 from tritext.client.results import ModelInfo, Result
 from tritext.client.wire import messages
@@ -52,6 +52,16 @@ class RequestEncoder:
         for name, value in parameters.items():
             setattr(self._template.parameters[name], _FIELD[type(value)], value)
 
+    @property
+    def width(self) -> int:
+        """The rows that a server makes of each item: one for each of what is shared."""
+        return max(map(len, self._shared.values()), default=1)
+
+    @property
+    def shared_bytes(self) -> int:
+        """What each item brings along of what is shared."""
+        return sum(LENGTH_BYTES + len(value) for row in self._shared.values() for value in row)
+
     def encode(self, batch: Batch, timeout: float | None = None) -> Any:
         """A ModelInferRequest with the texts [N, 1], for pairs the second ones too, and what is shared [N, C].
 
@@ -80,12 +90,15 @@ def _attach(request: Any, name: str, values: Sequence[bytes], width: int = 1) ->
 def decode(response: Any, rows: int, task: "Task") -> list[Result]:
     """The results of `task` in a ModelInferResponse for `rows` items; Malformed where it breaks the contract.
 
-    Each output but COUNT is a column, [rows, K]; what stands beside each other in them is an entry.
+    Each output but COUNT is a column, [rows, K]; what stands beside each other in them is an entry. An output too many
+    breaks it too: the entities of a model that is built anew for them would pass for labels.
     """
     try:
         raw = {
             output.name: content for output, content in zip(response.outputs, response.raw_output_contents, strict=True)
         }
+        if odd := raw.keys() - {tensor.name for tensor in (*task.outputs, *contract.REPORT)}:
+            raise Malformed(f"there is {', '.join(sorted(odd))} in it, which is nothing of {task.name}")
         columns = [_READ[t.datatype](raw[t.name]) for t in task.outputs if t != contract.COUNT]
         entries = [task.entry(*fields) for fields in zip(*columns, strict=True)]
         return [

@@ -165,5 +165,6 @@ def not_understood(what: str, context: Context) -> ClientError:
     """The exception for an answer that does not follow the contract."""
     return ServerFault(
         f"Model {context.model} at {context.address} gave an answer that this client does not understand ({what}). "
-        "Was it built by another version of tritext?"
+        "It may have been built anew meanwhile: ask again. If that does not help, was it built by another version of "
+        "tritext?"
     )

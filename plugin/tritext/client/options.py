@@ -1,9 +1,11 @@
 """Request parameters: what a caller may write, and how each travels."""
 
 import json
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, TypedDict
 
+from tritext.client.batching import lone_surrogate
 from tritext.errors import InvalidInput
 
 Scalar = bool | int | float | str
@@ -76,13 +78,33 @@ def wire_parameters(options: Mapping[str, object]) -> dict[str, Scalar]:
     return sent
 
 
+def _text(name: str, value: str) -> str:
+    """`value` as a str of no other type; InvalidInput names its parameter where UTF-8 cannot carry it."""
+    plain = str.__str__(value)  # an Enum's own says its name
+    try:
+        plain.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"Parameter {name} {lone_surrogate(error)}") from None
+    return plain
+
+
 def _scalar(name: str, value: object) -> Scalar:
-    if isinstance(value, int) and not isinstance(value, bool) and value not in _INT64:
-        return str(value)
-    if isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, list | tuple | set | frozenset) and all(isinstance(part, str) for part in value):
-        return json.dumps(sorted(value) if isinstance(value, set | frozenset) else value)
+    """`value` as one of the plain types, which numpy's numbers and an Enum's members are not, or are only akin to."""
+    match value:
+        case bool():
+            return value
+        case numbers.Integral():
+            number = int(value)
+            return number if number in _INT64 else str(number)
+        case numbers.Real():
+            return float(value)
+        case str():
+            return _text(name, value)
+        case list() | tuple() | set() | frozenset() if all(isinstance(part, str) for part in value):
+            parts = sorted(value) if isinstance(value, set | frozenset) else value
+            return json.dumps([_text(f"{name}[{index}]", part) for index, part in enumerate(parts)])
+    if type(value).__name__ in ("bool", "bool_"):  # numpy's, by its versions; `numbers` knows no such thing
+        return bool(value)
     raise InvalidInput(
         f"Parameter {name} is of type {type(value).__name__}, which cannot be sent. "
         "Give a number, a string, True or False, or a list of strings."

@@ -10,7 +10,7 @@ import random
 import re
 import time
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 _HINT: Final = re.compile(r"Try again in (\d+(?:\.\d+)?) s\b")
 _FULL: Final = re.compile(r"Exceeds maximum queue size")
@@ -45,21 +45,36 @@ class Refusal:
 class Patience:
     """One request's: how long it waits for each further try, until `deadline` (monotonic) or after `retries` of them.
 
-    Without `retries`, an overload is waited for until the deadline, and a broken step for `BROKEN_RETRIES` tries.
+    Without `retries`, an overload is waited for until the deadline, and a broken step for `BROKEN_RETRIES` tries. Where
+    the deadline is the request's own, `is_own`, it moves by the time for which a refusal lies there unread: then the
+    caller had results to work on, or those of earlier requests were waited for.
     """
 
-    def __init__(self, deadline: float, retries: int | None) -> None:
+    def __init__(self, deadline: float, retries: int | None, *, is_own: bool = False) -> None:
         self._deadline = deadline
         self._retries = retries
+        self._is_own = is_own
         self._tries = 0
+        self._arrived: list[float] = []
 
     @property
     def left(self) -> float:
         """Seconds until the deadline."""
         return max(0.0, self._deadline - time.monotonic())
 
+    def watch(self, answer: Any) -> None:
+        """Note when `answer`, gRPC's future of a try that was just sent, arrives."""
+        # A list for each try: gRPC's thread may come late with that of the one before.
+        arrived = self._arrived = []
+        answer.add_done_callback(lambda _: arrived.append(time.monotonic()))
+
     def wait(self, refusal: Refusal) -> float | None:
-        """Seconds to wait before the next try; None where that is too late, or once too often."""
+        """Seconds to wait before the next try; None where that is too late, or once too often.
+
+        The time for which `refusal` lay there unread ends here.
+        """
+        if self._is_own and self._arrived:
+            self._deadline += time.monotonic() - self._arrived.pop()
         most = BROKEN_RETRIES if self._retries is None and refusal.is_broken else self._retries
         if most is not None and self._tries >= most:
             return None

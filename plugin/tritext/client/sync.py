@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from threading import Event
@@ -91,12 +92,13 @@ class Client(ClientBase):
         `tritext.client.affected` tells which items it was about.
         """
         plan = self._plan(model, result_type, options, whole_call=True)
-        call = self._begin(plan, texts)
-        batches = call.batcher.split(texts)
-        head = list(islice(batches, 3))
-        if len(head) == 2 and head[0].texts and head[1].failure is None:
-            return self._ask_once(call, head[0])
-        return list(self._stream(call, chain(head, batches)))
+        with self._doubting(plan):
+            call = self._begin(plan, texts)
+            batches = call.batcher.split(texts)
+            head = list(islice(batches, 3))
+            if len(head) == 2 and head[0].texts and head[1].failure is None:
+                return self._ask_once(call, head[0])
+            return list(self._stream(call, chain(head, batches)))
 
     @overload
     def classify_iter(
@@ -121,15 +123,18 @@ class Client(ClientBase):
 
     def model(self, name: str) -> ModelInfo:
         """What the server says of the model `name`. Always asks; `classify` asks once and remembers."""
-        return self._ask_info(self._info_plan(name))
+        plan = self._info_plan(name)
+        with self._doubting(plan):
+            return self._ask_info(plan)
 
     def _begin(self, plan: Plan, texts: object) -> Call:
         check_texts(texts)
         return Call(plan, self._infos.get(plan.model) or self._ask_info(plan))
 
     def _iterate(self, plan: Plan, texts: Texts) -> Iterator[Any]:
-        call = self._begin(plan, texts)
-        yield from self._stream(call, call.batcher.split(texts))
+        with self._doubting(plan):
+            call = self._begin(plan, texts)
+            yield from self._stream(call, call.batcher.split(texts))
 
     def _stream(self, call: Call, batches: Iterator[Batch]) -> Iterator[Any]:
         window: deque[_Pending] = deque()
@@ -146,9 +151,12 @@ class Client(ClientBase):
             _abandon([pending.future for pending in window])
 
     def _send(self, call: Call, batch: Batch, patience: Patience) -> Any:
-        self._check_open()
         left = patience.left
-        return self._stub.ModelInfer.future(call.request(batch, left), timeout=left, metadata=self._metadata)
+        request = call.request(batch, left)
+        with self._open():
+            future = self._stub.ModelInfer.future(request, timeout=left, metadata=self._metadata)
+        patience.watch(future)
+        return future
 
     def _receive(self, call: Call, window: deque[_Pending]) -> list[Any]:
         """The results of the first in the window, which leaves it."""
@@ -198,14 +206,24 @@ class Client(ClientBase):
         """What `ask` gives, which is told the seconds left, after as many tries as are worth it."""
         patience = plan.patience()
         while True:
-            self._check_open()
             try:
-                return ask(patience.left)
+                with self._open():
+                    return ask(patience.left)
             except self._grpc.RpcError as error:
                 seconds = self._wait(error, patience)
                 if seconds is None:
                     raise self._failure(plan, error) from error
             time.sleep(seconds)
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        """Around what sends a request: ClientError where the client is closed, or is being so by another thread."""
+        self._check_open()
+        try:
+            yield
+        except ValueError:  # gRPC's, of a closed channel
+            self._check_open()
+            raise
 
 
 def _abandon(futures: list[Any]) -> None:
