@@ -170,8 +170,8 @@ def test_the_side_that_the_checkpoint_cuts_is_the_default(checkpoint: Path, tmp_
     [
         ({"engine": "tensorflow"}, EngineError, f"Engine 'tensorflow' is unknown. Engines: {', '.join(ALL)}."),
         ({"precision": "int1"}, EngineError, "Engine onnxruntime has no precision 'int1'; it has fp32, int8."),
-        ({"max_batch_size": 0}, BuildError, "--max-batch-size 0 must be from 1 to 65536 rows."),
-        ({"max_batch_size": 10**6}, BuildError, "--max-batch-size 1000000 must be from 1 to 65536 rows."),
+        ({"max_batch_size": 0}, BuildError, "--max-batch-size 0 must be from 1 to 16384 rows."),
+        ({"max_batch_size": 16385}, BuildError, "--max-batch-size 16385 must be from 1 to 16384 rows."),
     ],
 )
 def test_options_that_cannot_be(

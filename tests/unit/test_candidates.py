@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from building import JUDGED, TEXTS, answers, quick_build, snapshot
+from building import JUDGED, TEXTS, answers, make_checkpoint, quick_build, snapshot
 from tritext.build.candidates import Contest
+from tritext.build.checkpoint import Overrides
 from tritext.build.encoders import _parted
 from tritext.build.gate import Bounds
 from tritext.build.options import Batching
@@ -243,13 +244,35 @@ def test_too_few_texts(number: int, checkpoint: Path, tmp_path: Path) -> None:
         quick_build(checkpoint, tmp_path, precision="auto", texts=JUDGED[:number])
     assert str(caught.value) == (
         f"{number} different texts are too few to choose a precision by. Give at least 8, better several hundred, or "
-        "--precision fp32."
+        "leave nothing to choose: one --engine, such as openvino, with --precision fp32."
     )
     assert list(tmp_path.iterdir()) == []
     assert quick_build(checkpoint, tmp_path, texts=JUDGED[:number]).changed  # fp32 needs none
 
 
 @needs_int8
+def test_pairs_for_a_task_that_takes_none_are_refused(token_checkpoint: Path, tmp_path: Path) -> None:
+    texts = [(text, "second") for text in JUDGED]
+    with pytest.raises(BuildError, match=r"have pairs, and token-classification takes single texts\. Leave the second"):
+        quick_build(token_checkpoint, tmp_path / "r", precision="auto", texts=texts)
+    assert not (tmp_path / "r").exists()
+
+
+def test_masks_are_judged_and_timed_in_a_script_without_spaces(tmp_path: Path) -> None:
+    made = make_checkpoint(tmp_path / "made", "masked")
+    texts = [f"这家餐馆的菜很好吃我们下次还会再来{number}次。" for number in range(36)]
+    built = quick_build(made, tmp_path / "r", precision="auto", texts=texts, bounds=Bounds(0.0, 2.0))
+    (chosen,) = [each for each in built.manifest.candidates if each["chosen"]]
+    assert chosen["accuracy"]["decisions"] == 24  # of 36; the others were to calibrate on
+
+
+def test_texts_of_which_none_can_be_asked(tmp_path: Path) -> None:
+    made = make_checkpoint(tmp_path / "made", "masked")
+    texts = [f"{number} " + "word " * 30 for number in range(20)]
+    with pytest.raises(BuildError, match=r"None of \d+ texts can be asked: the model's 8 tokens leave no room"):
+        quick_build(made, tmp_path / "r", precision="auto", texts=texts, overrides=Overrides(max_length=8))
+
+
 def test_no_judged_text_is_calibrated_on(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the engine and the judge really get, pairs included."""
     seen: dict[str, set[tuple[int, ...]]] = {"calibrated": set(), "judged": set()}

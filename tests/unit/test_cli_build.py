@@ -17,6 +17,7 @@ from building import JUDGED, few_texts, snapshot
 from tritext import cli
 from tritext.cli.build import _texts as texts_in
 from tritext.cli.progress import TerminalProgress
+from tritext.cli.texts import Columns
 from tritext.engines import ENGINES
 from tritext.manifest import Manifest
 from tritext.repository import committed, models
@@ -128,7 +129,9 @@ def test_labels_as_json(run: Run, checkpoint: Path, tmp_path: Path) -> None:
         (("--tokenizer", "/no/where"), 1, "error: --tokenizer /no/where is not a directory."),
         (("--name", "a/b"), 1, "error: 'a/b' cannot be a model's name."),
         (("--revision", "main"), 1, "is a directory, which has no revisions. Leave --revision out."),
-        (("--default", "top_k"), 2, "'top_k' has no '='"),
+        (("--default", "top_k"), 2, "'top_k' is not KEY=VALUE."),
+        (("--default", "=1"), 2, "'=1' is not KEY=VALUE."),
+        (("--engine", "tensorrt", "--plan", "x"), 2, "'x' is not KEY=VALUE."),
         (("--labels", "[1]"), 2, "'[1]' is not names separated by commas, or a JSON list of strings"),
         (("--max-length", "many"), 2, "--max-length"),
         (("--nonsense",), 2, "No such option"),
@@ -272,12 +275,21 @@ def test_bounds_that_cannot_be(
 )
 def test_files_of_texts(name: str, content: str, texts: tuple[object, ...], tmp_path: Path) -> None:
     (tmp_path / name).write_text(content, encoding="utf-8", newline="")
-    assert texts_in(tmp_path / name) == texts
+    assert texts_in(tmp_path / name, Columns()) == texts
+
+
+def test_columns_of_a_file_of_texts(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("body,other,text\na,b,c\n", encoding="utf-8")
+    assert texts_in(tmp_path / "t.csv", Columns("body")) == ("a",)
+    assert texts_in(tmp_path / "t.csv", Columns("body", "other")) == (("a", "b"),)
+    more = ("--texts", tmp_path / "t.csv", "--column", "body", "--pair-column", "other", "--precision", "auto")
+    assert "1 different texts are too few" in run("build", checkpoint, *build_into(tmp_path / "r", *more)).err
+    assert "--column: Say with --texts" in run("build", checkpoint, *build_into(tmp_path / "r", "--column", "body")).err
 
 
 def test_no_more_of_a_file_is_read_than_is_used(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_bytes(b"".join(b"%d\n" % number for number in range(2000)) + b"\xff\n")
-    assert len(texts_in(tmp_path / "t.txt")) == 2000
+    assert len(texts_in(tmp_path / "t.txt", Columns())) == 2000
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_a_disk_that_refuses_at_any_point_of_the_commit(
     sentences = []
 
     def refuse() -> None:
-        raise OSError(number, os.strerror(number), "somewhere")
+        raise OSError(number, os.strerror(number), str(copy / "somewhere"))
 
     # Every point is tried with the first number, a few with the others.
     for at in count(1, 1 if number == errno.ENOSPC else 6):

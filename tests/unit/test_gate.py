@@ -96,12 +96,31 @@ def test_each_class_of_a_multi_label_text_is_a_decision() -> None:
     assert found.max_drift == pytest.approx(probability(0.5) - probability(-2), abs=1e-6)
 
 
-def test_a_regressions_drift_is_in_its_own_unit() -> None:
+@pytest.mark.parametrize("unit", [0.01, 1, 1000])
+def test_a_regressions_drift_is_a_share_of_how_far_its_scores_spread(unit: float) -> None:
+    """Whatever its unit: one that answers the same to every text does not pass."""
     task = settings("text-classification", 1, "regression")
-    expected = np.linspace(1, 5, 50)[:, None]
-    found = measured(expected, expected + 0.25, task)
+    expected = unit * np.linspace(1, 5, 50)[:, None]
+    found = measured(expected, expected + 0.1 * unit, task)
     assert found.agreement == 1
-    assert (found.drift, found.max_drift) == (pytest.approx(0.25, abs=1e-5),) * 2
+    assert (found.drift, found.max_drift) == (pytest.approx(0.1 / np.linspace(1, 5, 50).std(), rel=1e-3),) * 2
+    assert found.fault(Bounds()) is None
+    assert measured(expected, list(np.full_like(expected, expected.mean())), task).fault(Bounds()) is not None
+
+
+def test_each_value_of_a_regression_has_a_spread_of_its_own() -> None:
+    task = settings("text-classification", 2, "regression")
+    expected = np.stack([np.linspace(0, 1000, 50), np.linspace(0, 1, 50)], axis=1)
+    got = expected.copy()
+    got[:, 1] = 0.5
+    assert measured(expected, got, task).drift > 1
+
+
+def test_a_regression_whose_scores_are_all_alike_may_round() -> None:
+    task = settings("text-classification", 1, "regression")
+    expected = np.full((50, 1), 7.0)
+    assert measured(expected, expected + 5e-4, task).fault(Bounds()) is None
+    assert measured(expected, expected + 5e-2, task).fault(Bounds()) is not None
 
 
 def test_each_token_is_a_decision() -> None:

@@ -1,6 +1,9 @@
 """The parity gate: whatever is wrong with a build, nothing is committed, and the worst text is shown."""
 
+import json
+import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 import checkpoints
-from building import JUDGED, PAIRS, TEXTS, quick_build, snapshot
-from tritext.build import parity, weights
+from building import JUDGED, PAIRS, TEXTS, make_checkpoint, quick_build, snapshot
+from tritext.build import BuildOptions, build, parity, weights
 from tritext.build.checkpoint import Overrides, inspect
 from tritext.build.source import locate
 from tritext.build.texts import parity_texts
@@ -21,6 +24,7 @@ from tritext.engines.onnxruntime import OnnxRuntime, OnnxRuntimeRunner
 from tritext.errors import ExportError, ParityError
 from tritext.manifest import Example
 from tritext.repository import committed, models
+from tritext.settings import TaskSettings
 from tritext.text.tokenizer import TextTokenizer
 
 Arrays = dict[str, NDArray[np.int32]]
@@ -213,6 +217,34 @@ def test_a_graph_that_cannot_be_exported(checkpoint: Path, tmp_path: Path, monke
 
 
 # --- what is kept of a comparison --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("head", "task"), [("spans", None), ("one", "reranking"), ("masked", None)])
+def test_all_of_our_texts_can_be_asked(head: str, task: str | None, tmp_path: Path) -> None:
+    made = locate(str(make_checkpoint(tmp_path / "made", head)))
+    options = BuildOptions("it", tmp_path / "r", engine="onnxruntime", precision="fp32", overrides=Overrides(task=task))
+    assert build(made, options).manifest.parity["texts"] >= 40
+
+
+def test_a_tokenizer_that_gives_types_to_a_model_that_has_one(tmp_path: Path) -> None:
+    """As klue/roberta's: BERT's tokenizer, which numbers a pair's texts, before a RoBERTa, which does not."""
+    bert, roberta = checkpoints.ARCHITECTURES["bert"], checkpoints.ARCHITECTURES["roberta"]
+    made = replace(roberta, tokenizer_class=bert.tokenizer_class, vocabulary=bert.vocabulary)
+    built = quick_build(checkpoints.make(tmp_path / "made", made, checkpoints.HEADS["single"]), tmp_path / "repository")
+    assert built.manifest.parity["texts"] == len(TEXTS) + len(PAIRS)
+    assert "token_type_ids" not in TaskSettings.read(built.model.step("tokenizer")).encoder_inputs
+
+
+def test_texts_that_have_no_token_are_left_out_of_the_reference(checkpoint: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "post_processor": None}))  # no special tokens
+    plain = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "model_max_length": 128}
+    (folder / "tokenizer_config.json").write_text(json.dumps(plain))
+    facts, tokenizer = inspect(locate(str(folder)), Overrides())
+    counted: list[None] = []
+    found = parity.reference(load_model(facts), tokenizer, facts, ["", "a", " "], lambda: counted.append(None))
+    assert ([each.text for each in found], len(counted)) == (["a"], 3)
 
 
 def test_the_figures_are_in_the_manifest(repository: Path) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from tritext import parameters
+from tritext import contract
 from tritext.build import commit as commits
+from tritext.build import defaults, record, thresholds
 from tritext.build import parity as parities
-from tritext.build import record, thresholds
 from tritext.build.candidates import specs
 from tritext.build.checkpoint import Facts, inspect
 from tritext.build.config import Plan, configurations, write_config
@@ -27,7 +27,7 @@ from tritext.build.steps import settings_for, write_steps
 from tritext.build.texts import parity_texts
 from tritext.build.weights import load_model
 from tritext.engines.base import PRECISIONS
-from tritext.errors import BuildError, InvalidInput, RepositoryError
+from tritext.errors import BuildError, RepositoryError
 from tritext.manifest import MANIFEST, Example, Manifest, write_reference
 from tritext.naming import ROLES
 from tritext.pipeline import Pipeline
@@ -35,6 +35,8 @@ from tritext.progress import Progress, Silent
 from tritext.repository import BUILDS, CONFIG, KEPT, VERSION, BuiltModel, committed
 from tritext.settings import TaskSettings
 from tritext.tasks import task_named
+from tritext.tasks.base import Task
+from tritext.text.inputs import TextInput
 
 
 def build(source: Source, options: BuildOptions, progress: Progress | None = None) -> BuildResult:
@@ -76,17 +78,16 @@ class _Builder:
         specs(options.engine, options.precision)
         if not 1 <= options.instances <= 64:
             raise BuildError(f"--instances {options.instances} must be from 1 to 64.")
-        if not 1 <= options.max_batch_size <= 65536:
-            raise BuildError(f"--max-batch-size {options.max_batch_size} must be from 1 to 65536 rows.")
+        if not 1 <= options.max_batch_size <= contract.MOST_ROWS:
+            raise BuildError(f"--max-batch-size {options.max_batch_size} must be from 1 to {contract.MOST_ROWS} rows.")
 
     def _read(self) -> tuple[Inputs, PreTrainedTokenizerBase]:
         self._progress.step("Read the checkpoint")
         facts, tokenizer = inspect(self._source, self._options.overrides)
-        try:
-            parameters.check_defaults(task_named(facts.task).parameters, self._options.defaults)
-        except InvalidInput as error:
-            raise BuildError(f"A --default cannot be. {error}") from error
-        thresholds.by_class(self._options.thresholds, facts)  # refused before any work
+        # Refused before any work.
+        thresholds.by_class(self._options.thresholds, facts)
+        defaults.check(facts, tokenizer, self._options)
+        _check_texts(task_named(facts.task), self._options.texts)
         inputs = Inputs(facts, self._options, self._source.hashes())
         labels = [f"{len(facts.labels)} labels"] if task_named(facts.task).has_labels else []
         self._progress.done(", ".join([facts.architecture, facts.task, *labels]))
@@ -120,7 +121,7 @@ class _Builder:
         self._progress.done(f"{model.num_parameters() / 1e6:.1f} M parameters")
         # Before the reference is asked for, which sets the tokenizer's side.
         settings = settings_for(facts, tokenizer, input_names(model, tokenizer), options)
-        texts = task.references(parity_texts(pairs=len(task.texts) > 1), tokenizer.mask_token)
+        texts = task.references(_parity_texts(task), tokenizer.mask_token)
         self._progress.step("Ask the checkpoint for reference", total=len(texts))
         examples = parities.reference(model, tokenizer, facts, texts, self._progress.advance)
         self._progress.done(f"{len(texts)} texts")
@@ -180,6 +181,21 @@ class _Builder:
         except RepositoryError:
             return None
         return model.build if model else None
+
+
+def _check_texts(task: Task, texts: Sequence[TextInput]) -> None:
+    if not (task.expands or len(task.texts) > 1) and any(isinstance(text, tuple) for text in texts):
+        raise BuildError(
+            f"The texts to choose a precision by have pairs, and {task.name} takes single texts. Leave the second ones "
+            "out, those in text_pair."
+        )
+
+
+def _parity_texts(task: Task) -> list[TextInput]:
+    """Ours. Where the first text of a pair is never cut, those of ours leave no room: the second ones stand alone."""
+    texts = parity_texts(pairs=len(task.texts) > 1)
+    is_kept = task.cut == "only_second"
+    return [text[1] if is_kept and isinstance(text, tuple) else text for text in texts]
 
 
 def _verdict(parity: Parity) -> str:

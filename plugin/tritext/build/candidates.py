@@ -255,6 +255,8 @@ def _mixed(examples: Sequence[Example], settings: TaskSettings) -> list[Request]
     lengths = Lengths().draw(_TIMED, 0, 3, settings.max_length)
     tokens = np.resize(tokens, int(lengths.sum()))
     ends = np.cumsum(lengths)
+    if settings.mask_id is not None:  # each has one, as a request must
+        tokens[ends - 1 - lengths // 2] = settings.mask_id
     nothing = np.zeros(0, dtype=np.float32)
     return [
         encoder_request(Example("", None, ids, np.zeros_like(ids), nothing), settings)

@@ -245,7 +245,7 @@ def _max_length(
     length = overrides.max_length
     if length is None:
         said = sentences.max_length if sentences else None
-        length = int(min(tokenizer.model_max_length, positions or _LONGEST, said or tokenizer.model_max_length))
+        length = int(min(said or tokenizer.model_max_length, positions or said or _LONGEST))
     if length < _SHORTEST:
         whose = "--max-length" if overrides.max_length is not None else "The checkpoint's maximum length of"
         raise CheckpointError(f"{whose} {length} is too short; it must be at least {_SHORTEST} tokens.")

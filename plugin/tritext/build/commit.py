@@ -34,8 +34,7 @@ def check_name(repository: Path, name: str) -> None:
     if os.path.lexists(folder) and not is_ours(folder):
         raise RepositoryError(f"{folder} exists and was not made by tritext. Choose another --name or --out.")
     for step in _steps(repository, name):
-        is_recorded = (folder / BUILDS / step.name.rpartition("_")[2]).is_dir()
-        if not (is_recorded or is_ours(step)):
+        if not _is_own(step, folder):
             raise RepositoryError(
                 f"{step} was not made by tritext, and has the form of a step of {name}. Choose another --name or --out."
             )
@@ -66,15 +65,15 @@ def tidy(repository: Path, name: str) -> None:
 def commit(staged: Path, model: BuiltModel) -> None:
     """Move what is in `staged`, a folder for each role and `ENSEMBLE`, into place and switch the ensemble to it."""
     repository, folder = model.repository, model.repository / model.name
-    _flush(staged)
+    flush(staged)
     for role in _roles(staged):
         (staged / role).rename(repository / step_name(model.name, role, model.build))
-    _flush_names(repository)
+    flush_names(repository)
     if folder.exists():
         _switch(staged / ENSEMBLE, folder, model.build)
     else:
         (staged / ENSEMBLE).rename(folder)
-        _flush_names(repository)
+        flush_names(repository)
 
 
 def _switch(ensemble: Path, folder: Path, build: str) -> None:
@@ -82,9 +81,9 @@ def _switch(ensemble: Path, folder: Path, build: str) -> None:
         (ensemble / VERSION).rename(folder / VERSION)
     (folder / BUILDS).mkdir(exist_ok=True)
     (ensemble / BUILDS / build).rename(folder / BUILDS / build)
-    _flush_names(folder / BUILDS)
+    flush_names(folder / BUILDS)
     (ensemble / CONFIG).replace(folder / CONFIG)
-    _flush_names(folder)
+    flush_names(folder)
 
 
 def clean(repository: Path, name: str, staged: Path) -> None:
@@ -137,6 +136,15 @@ def _roles(staged: Path) -> list[str]:
     return [role for role in (*ROLES, ENGINE_ROLE) if (staged / role).is_dir()]
 
 
+def own_steps(repository: Path, name: str) -> list[Path]:
+    """The steps of all builds of `name`, also of those that lost their record; nothing that tritext did not make."""
+    return [step for step in _steps(repository, name) if _is_own(step, repository / name)]
+
+
+def _is_own(step: Path, folder: Path) -> bool:
+    return (folder / BUILDS / step.name.rpartition("_")[2]).is_dir() or is_ours(step)
+
+
 def _steps(repository: Path, name: str) -> Iterator[Path]:
     for folder in sorted(repository.glob(f"{name}_*")):
         match = STEP_PATTERN.fullmatch(folder.name)
@@ -144,13 +152,14 @@ def _steps(repository: Path, name: str) -> Iterator[Path]:
             yield folder
 
 
-def _flush(folder: Path) -> None:
+def flush(folder: Path) -> None:
     """Have everything in `folder` on the disk before a rename can be."""
     for path in folder.rglob("*"):
-        _flush_names(path)
+        flush_names(path)
 
 
-def _flush_names(path: Path) -> None:
+def flush_names(path: Path) -> None:
+    """Have `path` on the disk: what a file holds, or which names a folder has."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -25,7 +25,7 @@ from tritext.engines.fixed import Bucketed, PackedCalls
 from tritext.engines.layouts import AnyLayout, layout_of, layout_values
 from tritext.engines.plan import Recipe
 from tritext.engines.shapes import Buckets, CallShapes
-from tritext.errors import EngineError, ExportError, TritextError
+from tritext.errors import BuildError, EngineError, ExportError, TritextError
 from tritext.manifest import CHECK, Example, write_reference
 from tritext.naming import ENGINE_ROLE, ROLES, sibling
 from tritext.progress import Progress
@@ -181,7 +181,12 @@ class EncoderBuilder:
         folder.mkdir()
         self._progress.step("Ask the checkpoint itself", total=len(judged))
         examples = parity.reference(self._model, self._tokenizer, self._facts, judged, self._progress.advance)
-        self._progress.done(f"{len(judged)} texts of {'yours' if self._options.texts else 'ours'}")
+        if not examples:
+            raise BuildError(
+                f"None of {len(judged)} texts can be asked: the model's {self._facts.max_length} tokens leave no room "
+                f"for what {self._facts.task} needs. Give other ones with --texts, or another --max-length."
+            )
+        self._progress.done(f"{len(examples)} texts of {'yours' if self._options.texts else 'ours'}")
         contest = kind(
             ingredients, folder, settings, per_text=self._per_text, examples=examples, bounds=self._options.bounds,
             progress=self._progress,
@@ -266,6 +271,8 @@ class EncoderBuilder:
         requests = []
         for each in encoded:
             ids = np.array(each["input_ids"][0], dtype=np.int32)
+            if not ids.size:
+                continue
             types = np.array(each.get("token_type_ids", [np.zeros_like(ids)])[0], dtype=np.int32)
             example = Example("", None, ids, types, nothing)
             requests.append(parity.encoder_request(example, settings).inputs)
@@ -310,7 +317,7 @@ def _parted(texts: Sequence[TextInput]) -> tuple[Sequence[TextInput], Sequence[T
     if len(texts) < 8:
         raise EngineError(
             f"{len(texts)} different texts are too few to choose a precision by. Give at least 8, better several "
-            "hundred, or --precision fp32."
+            "hundred, or leave nothing to choose: one --engine, such as openvino, with --precision fp32."
         )
     third = max(3, -(-len(texts) // _CALIBRATED))
     calibrating = texts[::third][:_CALIBRATED]

@@ -47,8 +47,15 @@ def input_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> t
     return tuple(
         tensor.name
         for tensor in contract.ENCODER_INPUTS
-        if tensor.name in accepted and tensor.name in tokenizer.model_input_names
+        if tensor.name in accepted
+        and tensor.name in tokenizer.model_input_names
+        and (tensor != contract.TOKEN_TYPE_IDS or has_token_types(model))
     )
+
+
+def has_token_types(model: PreTrainedModel) -> bool:
+    """Whether the model tells a pair's texts apart by types; RoBERTa has one for all, whatever its tokenizer gives."""
+    return getattr(model.config, "type_vocab_size", None) != 1
 
 
 def export(

@@ -3,11 +3,13 @@
 A candidate passes where its labels agree in at least `Bounds.agreement` of all decisions (one a text, a token, or a
 class of a multi-label text, two a question: where its answer starts and ends; near ties count like all others; a
 regression and an embedding decide nothing) and the 99th percentile of its scores' differences is at most
-`Bounds.drift`.
+`Bounds.drift`. A regression's scores are in a unit of its own, so their differences are taken as shares of how far the
+checkpoint's scores of these texts spread, their standard deviation.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,9 @@ from tritext.settings import TaskSettings
 from tritext.stages.encoder import EncoderStage
 from tritext.tasks import task_named
 
+# Of the largest score: of the smallest spread that is believed, the usual bound lets pass what fp32 may be off.
+_ROUNDING: Final = 1e-3
+
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
@@ -31,7 +36,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How one candidate did. Drifts are absolute differences of scores, 0 to 1 (a regression's: its own unit)."""
+    """How one candidate did. Drifts are absolute differences of scores, 0 to 1 (a regression's: shares of a spread)."""
 
     decisions: int
     agreement: float
@@ -60,6 +65,9 @@ def accuracy(stage: EncoderStage, examples: Sequence[Example], settings: TaskSet
     task = task_named(settings.task)
     got, expected = task.judged(logits), task.judged([each.logits for each in examples])
     agree = task.decisions(got, settings)[0] == task.decisions(expected, settings)[0]
+    if settings.task == contract.TEXT_CLASSIFICATION and settings.problem_type == "regression":
+        spread = _spread(expected)
+        got, expected = got / spread, expected / spread  # its logits are its scores
     drift = task.drift(got, expected, settings)
     return Accuracy(
         decisions=int(agree.size),
@@ -68,3 +76,10 @@ def accuracy(stage: EncoderStage, examples: Sequence[Example], settings: TaskSet
         mean_drift=float(drift.mean()),
         max_drift=float(drift.max()),
     )
+
+
+def _spread(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The standard deviation of each column of `scores` [R, C], and more than rounding makes of them, [C]."""
+    least = _ROUNDING * np.maximum(1.0, np.abs(scores).max(axis=0))
+    spread: NDArray[np.float32] = np.maximum(scores.std(axis=0), least).astype(np.float32)
+    return spread

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tritext import contract
 from tritext.build.checkpoint import Facts
+from tritext.build.export import has_token_types
 from tritext.engines.torch_heads import logits_of
 from tritext.errors import CheckpointError, ParityError, TritextError
 from tritext.manifest import Example
@@ -52,34 +53,43 @@ def reference(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts:
               texts: Sequence[TextInput], advance: Callable[[], None] = lambda: None) -> list[Example]:  # fmt: skip
     """The checkpoint's own ids and logits for `texts`, cut right; `advance` is called after each.
 
-    Those that are refused when they are served are left out: whose mask was cut off, and pairs whose first text, which
-    is not to be cut, fills the model alone.
+    Those that are refused when they are served are left out: that have no token, whose mask was cut off, and pairs
+    whose first text, which is not to be cut, fills the model alone.
     """
     tokenizer.truncation_side = "right"
-    task = task_named(facts.task)
     examples = []
     for item in texts:
-        text, pair = item if isinstance(item, tuple) else (item, None)
-        # As a batch of one: called with an empty second text alone, transformers takes it for none.
-        try:
-            encoded = tokenizer([item], truncation=task.cut, max_length=facts.max_length, return_tensors="pt")
-        except Exception as error:  # tokenizers has no class for it
-            if "too short to respect" not in str(error):
-                raise
-            advance()
-            continue
-        logits = _logits(model, encoded, text)
-        ids = encoded["input_ids"][0].numpy().astype(np.int32)
-        if task.per == "mask":
-            logits = logits[ids == tokenizer.mask_token_id]
-            if not len(logits):
-                advance()
-                continue
-        types = encoded.get("token_type_ids")
-        type_ids = np.zeros_like(ids) if types is None else types[0].numpy().astype(np.int32)
-        examples.append(Example(text, pair, ids, type_ids, logits))
+        if example := _example(model, tokenizer, facts, item):
+            examples.append(example)
         advance()
     return examples
+
+
+def _example(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Facts, item: TextInput
+) -> Example | None:
+    task = task_named(facts.task)
+    text, pair = item if isinstance(item, tuple) else (item, None)
+    # As a batch of one: called with an empty second text alone, transformers takes it for none.
+    try:
+        encoded = tokenizer([item], truncation=task.cut, max_length=facts.max_length, return_tensors="pt")
+    except Exception as error:  # tokenizers has no class for it
+        if "too short to respect" not in str(error):
+            raise
+        return None
+    if not has_token_types(model):
+        encoded.pop(contract.TOKEN_TYPE_IDS.name, None)
+    ids = encoded["input_ids"][0].numpy().astype(np.int32)
+    if not ids.size:
+        return None
+    logits = _logits(model, encoded, text)
+    if task.per == "mask":
+        logits = logits[ids == tokenizer.mask_token_id]
+        if not len(logits):
+            return None
+    types = encoded.get(contract.TOKEN_TYPE_IDS.name)
+    type_ids = np.zeros_like(ids) if types is None else types[0].numpy().astype(np.int32)
+    return Example(text, pair, ids, type_ids, logits)
 
 
 def _logits(model: PreTrainedModel, encoded: Mapping[str, torch.Tensor], text: str) -> NDArray[np.float32]:

@@ -4,20 +4,25 @@ Each is one rename at its heart, so a server that follows the repository, or die
 """
 
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Final
 
-from tritext.build.commit import ENSEMBLE, check_name, commit, is_free, transaction
-from tritext.build.staging import staging
+from tritext.build.commit import ENSEMBLE, check_name, commit, flush, flush_names, is_free, own_steps, transaction
+from tritext.build.staging import guests, staging
 from tritext.errors import RepositoryError
-from tritext.manifest import MANIFEST
-from tritext.repository import BUILDS, CONFIG, KEPT, VERSION, BuiltModel, committed, read_config
+from tritext.manifest import MANIFEST, Manifest
+from tritext.repository import BUILDS, CONFIG, KEPT, NAME_PATTERN, VERSION, BuiltModel, committed, is_ours, read_config
+
+_MENDED: Final = "mended"  # the folder in staging with what takes the place of damaged files
 
 
 def deploy(source: BuiltModel, repository: Path) -> BuiltModel:
     """Bring the build `source` into `repository`, where it takes the place of what is committed under its name.
 
-    RepositoryError where `source` is damaged, or `repository` cannot take it.
+    Where that very build is there already, what is damaged of it is mended. RepositoryError where `source` is damaged,
+    or `repository` cannot take it.
     """
     if damage := source.damage():
         raise RepositoryError(f"{source.repository / source.name} is missing or not as built: {', '.join(damage[:3])}.")
@@ -25,13 +30,16 @@ def deploy(source: BuiltModel, repository: Path) -> BuiltModel:
     model = BuiltModel(repository, source.name, source.build)
     with transaction(repository, model.name) as staged:
         if is_free(repository, model.name, model.build):
-            _copy(source, staged, committed(repository, model.name))
+            is_new = not (repository / model.name).exists()
+            _copy(source, staged, None if is_new else _committed_build(repository, model.name))
             commit(staged, model)
-            return model
-    return rollback(repository, model.name, model.build)
+        else:
+            _mend(model, source, staged)
+            _commit_again(model, staged)
+    return model
 
 
-def _copy(source: BuiltModel, staged: Path, before: BuiltModel | None) -> None:
+def _copy(source: BuiltModel, staged: Path, before: str | None) -> None:
     for role in source.roles:
         shutil.copytree(source.step(role).parent, staged / role)
     ensemble = staged / ENSEMBLE
@@ -40,9 +48,61 @@ def _copy(source: BuiltModel, staged: Path, before: BuiltModel | None) -> None:
     shutil.copy(record / CONFIG, ensemble / CONFIG)
     (ensemble / VERSION).mkdir()
     (ensemble / VERSION / KEPT).touch()
-    manifest = json.loads((record / MANIFEST).read_text(encoding="utf-8"))
-    manifest["replaces"] = before.build if before else None  # here, not where it comes from
+    _copy_manifest(source, record, before)
+
+
+def _copy_manifest(source: BuiltModel, record: Path, before: str | None) -> None:
+    manifest = json.loads((source.folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest["replaces"] = before  # here, not where it comes from
     (record / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _mend(model: BuiltModel, source: BuiltModel, staged: Path) -> None:
+    """Have every file of `model` as `source` has it, the same build elsewhere; RepositoryError where it is another one.
+
+    File by file, each by one rename: what is whole, and may be served, is not touched, and nothing is ever missing.
+    """
+    recorded = _record(model)
+    if recorded is not None and recorded.files != source.manifest().files:
+        raise RepositoryError(
+            f"{model.repository} has a build {model.build} of {model.name} that was made of the same inputs elsewhere, "
+            f"and its files are not those of {source.repository}. Build that one again with --force, which gives it "
+            "an id of its own, and deploy it."
+        )
+    made = staged / _MENDED
+    made.mkdir()
+    if recorded is None:
+        current = _committed_build(model.repository, model.name)
+        _copy_manifest(source, made, None if current == model.build else current)
+        _put(made / MANIFEST, model.folder / MANIFEST, model.repository)
+    files, damaged = source.manifest().files, model.damage(is_committed=False)
+    for path in damaged:
+        if path in files:
+            shutil.copy(source.repository / path, made / CONFIG)
+            _put(made / CONFIG, model.repository / path, model.repository)
+    (model.repository / model.name / VERSION).mkdir(exist_ok=True)
+    if damaged and (left := model.damage(is_committed=False)):
+        raise RepositoryError(
+            f"{', '.join(left[:3])} in {model.repository} cannot be mended. Remove {model.name} there, and deploy it."
+        )
+
+
+def _record(model: BuiltModel) -> Manifest | None:
+    """None where it is damaged or gone."""
+    try:
+        return model.manifest()
+    except RepositoryError:
+        return None
+
+
+def _put(made: Path, path: Path, repository: Path) -> None:
+    """Move the file `made` to `path`, on the disk; left undone where that is outside of `repository`, or a folder."""
+    if path.is_dir() or not path.parent.resolve().is_relative_to(repository.resolve()):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flush_names(made)
+    made.replace(path)
+    flush_names(path.parent)
 
 
 def rollback(repository: Path, name: str, build: str | None = None) -> BuiltModel:
@@ -50,24 +110,36 @@ def rollback(repository: Path, name: str, build: str | None = None) -> BuiltMode
 
     RepositoryError where it is not there any more, or damaged.
     """
-    _present(repository, name)
+    _committed_build(repository, name)
     with staging(repository, name) as staged:  # what others commit meanwhile is not gone back from unseen
         model = _way_back(repository, name, build)
-        shutil.copy(model.folder / CONFIG, staged / CONFIG)
-        read_config(staged)
-        (staged / CONFIG).replace(repository / name / CONFIG)
+        _commit_again(model, staged)
     return model
 
 
+def _commit_again(model: BuiltModel, staged: Path) -> None:
+    folder = model.repository / model.name
+    shutil.copy(model.folder / CONFIG, staged / CONFIG)
+    read_config(staged)
+    flush(staged)
+    (staged / CONFIG).replace(folder / CONFIG)
+    flush_names(folder)
+
+
 def _way_back(repository: Path, name: str, build: str | None) -> BuiltModel:
-    current = _present(repository, name)
-    wanted = build or current.manifest().replaces
-    there = sorted(folder.name for folder in (repository / name / BUILDS).iterdir() if (folder / CONFIG).is_file())
-    if wanted is None or wanted not in there:
-        others = ", ".join(other for other in there if other != current.build) or "none"
+    current = _committed_build(repository, name)
+    there = sorted(path.parent.name for path in (repository / name / BUILDS).glob(f"*/{CONFIG}"))
+    others = ", ".join(other for other in there if other != current) or "none"
+    if build is None and current is None:
         raise RepositoryError(
-            f"{name} has no build {wanted or 'before ' + current.build} in {repository} to go back to. "
-            f"Beside {current.build} there is: {others}."
+            f"{repository / name / CONFIG} is missing or damaged, so it cannot be told which build to go back from. "
+            f"Name the build with --to. There is: {others}."
+        )
+    wanted = build or BuiltModel(repository, name, current or "").manifest().replaces
+    if wanted is None or wanted not in there:
+        beside = f"Beside {current} there" if current else "There"
+        raise RepositoryError(
+            f"{name} has no build {wanted or f'before {current}'} in {repository} to go back to. {beside} is: {others}."
         )
     model = BuiltModel(repository, name, wanted)
     if damage := model.damage(is_committed=False):
@@ -75,22 +147,52 @@ def _way_back(repository: Path, name: str, build: str | None) -> BuiltModel:
     return model
 
 
-def remove(repository: Path, name: str) -> BuiltModel:
-    """Take the model `name` and all its builds out of `repository`; RepositoryError where it is not there."""
-    model = _present(repository, name)
-    builds = [folder.name for folder in (repository / name / BUILDS).iterdir()]
-    with staging(repository, name):
-        (repository / name / CONFIG).unlink()
-        for build in builds:
-            each = BuiltModel(repository, name, build)
-            for role in each.roles:
-                shutil.rmtree(each.step(role).parent, ignore_errors=True)
-        shutil.rmtree(repository / name)
-    return model
+def remove(repository: Path, name: str) -> None:
+    """Take the model `name` and all its builds out of `repository`, also what an earlier try left of it.
+
+    RepositoryError where it is not there, or another model is being built in its folder.
+    """
+    is_half_gone = NAME_PATTERN.fullmatch(name) and not os.path.lexists(repository / name)
+    if not (is_half_gone and own_steps(repository, name)):
+        _committed_build(repository, name)
+    with staging(repository, name, outside=True) as staged:
+        folder, steps = repository / name, own_steps(repository, name)
+        _check_guests(folder, name)
+        # All of it whole, by renames, for what is half a model would keep Triton from starting; the ensemble before
+        # the steps that it calls.
+        if os.path.lexists(folder):
+            folder.rename(staged / name)
+            try:
+                _check_guests(staged / name, name)  # who came in between
+            except RepositoryError:
+                (staged / name).rename(folder)
+                raise
+        for step in steps:
+            step.rename(staged / step.name)
+        flush_names(repository)
 
 
-def _present(repository: Path, name: str) -> BuiltModel:
-    model = committed(repository, name)
-    if model is None:
-        raise RepositoryError(f"{repository} has no model {name}.")
-    return model
+def _check_guests(folder: Path, name: str) -> None:
+    if others := guests(folder, name):
+        raise RepositoryError(
+            f"{name} cannot be removed now: {', '.join(others)} is being built in its folder. Wait until that is done."
+        )
+
+
+def _committed_build(repository: Path, name: str) -> str | None:
+    """The id of the build of `name` that is committed; None where the configuration that says so is damaged or gone.
+
+    RepositoryError where tritext made nothing of that name.
+    """
+    folder = repository / name
+    is_named = NAME_PATTERN.fullmatch(name) and folder.resolve().is_relative_to(repository.resolve())
+    try:
+        if model := committed(repository, name):
+            return model.build
+    except RepositoryError:
+        if not (is_named and is_ours(folder)):
+            raise
+    else:
+        if not (is_named and is_ours(folder)):
+            raise RepositoryError(f"{repository} has no model {name}.")
+    return None

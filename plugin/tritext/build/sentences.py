@@ -14,6 +14,11 @@ from tritext.errors import CheckpointError
 MODULES: Final = "modules.json"
 CONFIG: Final = "config_sentence_transformers.json"
 POOLINGS: Final = ("mean", "cls", "max")
+# In this order; of those that are there and say something, the first is read.
+_TRANSFORMER: Final = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
 _MODES: Final = {
     "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max", "pooling_mode_mean_tokens": "mean",
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens": "weightedmean",
@@ -24,7 +29,10 @@ _ACTIVATIONS: Final = {"Tanh": "tanh", "Identity": "identity"}
 
 @dataclass(frozen=True, slots=True)
 class Sentences:
-    """How vectors are made of hidden states. `dense` are the folders of layers behind the pooling."""
+    """How vectors are made of hidden states. `dense` are the folders of layers behind the pooling.
+
+    `max_length`, in tokens, stands above what the tokenizer says of itself.
+    """
 
     pooling: str
     normalize: bool = False
@@ -61,7 +69,7 @@ def read(folder: Path) -> Sentences | None:
             f"{folder / MODULES} lists {', '.join(kinds)}. tritext serves a Transformer in the directory itself, then "
             "Pooling, then perhaps Dense layers, then perhaps Normalize."
         )
-    said = _object(folder / "sentence_bert_config.json")
+    said = next((said for name in _TRANSFORMER if (said := _object(folder / name))), {})
     if said.get("do_lower_case"):
         raise CheckpointError(f"{folder} asks for do_lower_case outside of its tokenizer, which tritext does not do.")
     prompts = _object(folder / CONFIG)

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, TextIO
 
-from tritext.errors import RepositoryError
+from tritext.errors import BuildError, RepositoryError
 from tritext.repository import BUILDS, CONFIG
 
 STAGING: Final = ".tritext-staging-"  # and the model's name
@@ -23,24 +23,37 @@ _PATIENCE: Final = 1.0  # seconds; whoever clears up after a dead builder holds 
 
 
 @contextmanager
-def staging(repository: Path, name: str) -> Iterator[Path]:
+def staging(repository: Path, name: str, *, outside: bool = False) -> Iterator[Path]:
     """A folder inside `repository`, for renames stay on one file system, that is gone in the end.
 
-    Nobody else can build `name` meanwhile, and what dead builders left is removed. RepositoryError where the
-    repository cannot be written, or `name` is being built by another process.
+    Where `outside` is said it is not in the folder of `name` itself, which may then be moved into it. Nobody else can
+    build `name` meanwhile, and what dead builders left is removed. RepositoryError where the repository cannot be
+    written, or `name` is being built by another process; BuildError where it is a file elsewhere that cannot be used.
     """
     try:
         repository.mkdir(parents=True, exist_ok=True)
         with _locked(repository, name):
             _sweep(repository, name)
-            folder = _host(repository, name) / f"{STAGING}{name}"
+            folder = _host(repository, name, outside=outside) / f"{STAGING}{name}"
             folder.mkdir()
             try:
                 yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
-        raise RepositoryError(f"{repository} cannot be written: {error.strerror or error}.") from error
+        if error.errno is None:  # no file system's, but what a library says in this class
+            raise
+        reason = error.strerror or error
+        if _is_elsewhere(error.filename, repository):
+            raise BuildError(f"{os.fsdecode(error.filename)} cannot be used: {reason}.") from error
+        raise RepositoryError(f"{repository} cannot be written: {reason}.") from error
+
+
+def _is_elsewhere(file: object, repository: Path) -> bool:
+    """Whether an error's `file` is known, and lies outside of `repository`. A disk that is full names none."""
+    if not isinstance(file, str | bytes):
+        return False
+    return not Path(os.fsdecode(file)).resolve().is_relative_to(repository.resolve())
 
 
 @contextmanager
@@ -115,8 +128,14 @@ def has_leftovers(repository: Path) -> bool:
     return any(repository.glob(f"{LOCK}*")) or bool(_staged(repository))
 
 
-def _host(repository: Path, name: str) -> Path:
+def _host(repository: Path, name: str, *, outside: bool) -> Path:
     """A model's folder to stage in: the model's own, or any other that tritext made; else the repository."""
-    folders = [repository / name, *sorted(repository.iterdir())]
+    own = repository / name
+    folders = [*([] if outside else [own]), *sorted(folder for folder in repository.iterdir() if folder != own)]
     made = (folder for folder in folders if (folder / CONFIG).is_file() and (folder / BUILDS).is_dir())
     return next(made, repository)
+
+
+def guests(folder: Path, name: str) -> list[str]:
+    """The other models that are being built in the `folder` of the model `name`, which is in `staging`."""
+    return sorted({path.name.removeprefix(STAGING) for path in folder.glob(f"{STAGING}*")} - {name})

@@ -4,12 +4,13 @@ import shlex
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.console import Console
 
 from tritext.cli.candidates import candidate_table
+from tritext.cli.keyvalue import key_value
 from tritext.cli.overrides import (
     LabelsOption,
     MaxLengthOption,
@@ -62,6 +63,12 @@ def build(
             readable=True,
             help="Texts like yours, to choose the precision by: lines, .jsonl or .csv.",
         ),
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(help="With --texts: CSV column or JSON field of the text; text where not given.")
+    ] = None,
+    pair_column: Annotated[
+        str | None, typer.Option(help="That of the second text; text_pair where there is one.")
     ] = None,
     min_agreement: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="The gate: share of labels that must be the checkpoint's.")
@@ -125,14 +132,14 @@ def build(
         repository=out,
         engine=engine,
         precision=precision,
-        texts=_texts(texts),
+        texts=_texts(texts, Columns(column, pair_column)),
         bounds=Bounds(min_agreement, max_drift),
         instances=instances,
         batching=batching.value,
         plan=_plan(plan or []),
         max_batch_size=max_batch_size,
         overrides=Overrides(task, names_in(labels), problem_type, max_length, tokenizer, pooling),
-        defaults=_pairs(default or [], "--default"),
+        defaults=dict(key_value(each, "--default") for each in default or []),
         thresholds=read_thresholds(thresholds) if thresholds else None,
         force=force,
     )
@@ -144,10 +151,12 @@ def build(
     typer.echo(result.manifest.to_json() if as_json else _summary(result.model.name, out, changed=result.changed))
 
 
-def _texts(path: Path | None) -> "tuple[TextInput, ...]":
+def _texts(path: Path | None, columns: Columns) -> "tuple[TextInput, ...]":
     if path is None:
+        if columns != Columns():
+            raise typer.BadParameter("Say with --texts which file it is of.", param_hint="--column")
         return ()
-    rows = Document(path, InputFormat.of(path), Columns()).rows(lambda _: None)
+    rows = Document(path, InputFormat.of(path), columns).rows(lambda _: None)
     read = (row for row in rows if isinstance(row, Row) and row.text.strip())
     texts = tuple(row.text if row.pair is None else (row.text, row.pair) for row in islice(read, _MOST_TEXTS))
     if not texts:
@@ -155,18 +164,11 @@ def _texts(path: Path | None) -> "tuple[TextInput, ...]":
     return texts
 
 
-def _pairs(pairs: list[str], option: str) -> dict[str, Any]:
-    for pair in pairs:
-        if "=" not in pair:
-            raise typer.BadParameter(f"{pair!r} has no '='", param_hint=option)
-    return dict(pair.split("=", 1) for pair in pairs)
-
-
 def _plan(pairs: list[str]) -> "PlanOptions":
     from tritext.engines.plan import PlanOptions
 
     try:
-        return PlanOptions.parse(_pairs(pairs, "--plan"))
+        return PlanOptions.parse(dict(key_value(each, "--plan") for each in pairs))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--plan") from error
 

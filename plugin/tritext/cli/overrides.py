@@ -34,6 +34,6 @@ def names_in(text: str | None) -> tuple[str, ...] | None:
         return None
     try:
         names: tuple[str, ...] = NAMES.parse(text)
-    except ValueError:
+    except (TypeError, ValueError, RecursionError):
         raise typer.BadParameter(f"{text!r} is not {NAMES.expects}", param_hint="--labels") from None
     return names

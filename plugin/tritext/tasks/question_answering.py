@@ -155,7 +155,7 @@ class QuestionAnsweringTask(Task):
         del mask_token
         kept = [text for text in texts if all(part.strip() for part in ([text] if isinstance(text, str) else text))]
         singles = [text for text in kept if isinstance(text, str)]
-        questions = reversed([" ".join(text[:400].split()[:_WORDS])[:80] + "?" for text in singles])
+        questions = reversed([" ".join(text[:400].split()[:_WORDS])[:40] + "?" for text in singles])
         return [text if isinstance(text, tuple) else (next(questions), text) for text in kept]
 
     def request(
