@@ -69,7 +69,10 @@ def test_first_tokens_are_those_of_the_texts_in_their_order(sizes: list[int], la
     for call in calls_of(sizes, layout, per_text=True):
         assert call.spans is None
         first = call.arrays["input_ids"].ravel()[call.arrays["first_tokens"]]
-        assert first.tolist() == [1000 * (index + 1) for index in call.indices]
+        wanted = len(call.indices)
+        assert first[:wanted].tolist() == [1000 * (index + 1) for index in call.indices]
+        assert wanted <= len(first) <= wanted * 1.25  # the last layer is computed for each
+        assert (call.arrays["first_tokens"][wanted:] == 0).all()
         answers = call.logits(np.arange(len(first), dtype=np.float32)[:, None])
         assert [(index, row.tolist()) for index, row in answers] == [
             (index, [number]) for number, index in enumerate(call.indices)
@@ -110,11 +113,14 @@ def test_only_the_last_call_has_longer_rows_than_its_texts_need(sizes: list[int]
 def test_traffic_of_all_sizes_has_few_shapes_and_fewer_numbers_of_tokens() -> None:
     """An engine keeps memory for each."""
     chance = random.Random(0)  # noqa: S311 - texts, not secrets
-    shapes = set()
+    shapes, picked = set(), set()
     for _ in range(2000):
         sizes = [chance.randint(3, 140) for _ in range(chance.choice([1, 1, 2, 4, 8]) * chance.randint(1, 6))]
-        shapes |= {call.arrays["input_ids"].shape for call in calls_of(sizes, Packed(128, 8))}
+        calls = calls_of(sizes, Packed(128, 8), per_text=True)
+        shapes |= {call.arrays["input_ids"].shape for call in calls}
+        picked |= {len(call.arrays["first_tokens"]) for call in calls}
     assert len({rows * width for rows, width in shapes}) <= 40
+    assert len(picked) <= 20
     assert len(shapes) <= 60
 
 

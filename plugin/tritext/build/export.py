@@ -17,6 +17,7 @@ from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 from tritext import contract
 from tritext.build.halves import halved
 from tritext.build.packing import Packed
+from tritext.build.picking import pick_early
 from tritext.engines.base import FIRST_TOKENS, POSITION_IDS, SEGMENT_IDS, Graph, Precision
 from tritext.engines.torch_heads import logits_of
 from tritext.errors import ExportError
@@ -90,13 +91,16 @@ def export(
             warnings.simplefilter("ignore")
             encoder(*example.values())  # fills the tables
             torch.onnx.export(encoder, tuple(example.values()), str(path), **options)
+        graph = onnx.load(str(path), load_external_data=False)
+        if per_text and pick_early(graph):
+            onnx.save(graph, str(path))
         onnx.checker.check_model(str(path))
     except OSError:
         raise  # a disk's fault, not the graph's
     except Exception as error:  # the tracer raises whatever the model's code does
         detail = str(error).strip().split("\n", maxsplit=1)[0]
         raise ExportError(f"{type(model).__name__} cannot be exported to ONNX: {detail}") from error
-    kept = tuple(tensor.name for tensor in onnx.load(str(path), load_external_data=False).graph.input)
+    kept = tuple(tensor.name for tensor in graph.graph.input)
     return Graph(path, tuple(name for name in example if name in kept), packed)
 
 

@@ -223,7 +223,8 @@ class Packed:
             rows, length = _fitted(left, total, width, most) or _full(left, width, most)
             total -= sum(row.size for row in rows)
             left, shape = without(left, rows), (len(rows), length)
-            yield packed_call(texts, starts, rows, shape, pad_id, room=max(1, texts.wanted(rows)) if per_text else None)
+            room = _room(texts.wanted(rows)) if per_text else None
+            yield packed_call(texts, starts, rows, shape, pad_id, room=room)
 
 
 @lru_cache(_REMEMBERED)
@@ -308,6 +309,11 @@ def _last_length(size: int, count: int) -> int:
     step = min(_COARSEST, 1 << max(0, (count * length - 1).bit_length() - 4))
     spread = _rounded(length, step // gcd(step, count))
     return length if spread == length else _last_length(spread, count)  # which may be beyond a power of two
+
+
+def _room(wanted: int) -> int:
+    """For how many rows of logits a call has room: one of few numbers, since the last layer is computed for each."""
+    return _rounded(max(1, wanted), 1 << max(0, wanted.bit_length() - 3))
 
 
 def packed_call(
