@@ -7,6 +7,7 @@ same folder, also one that may not write there. A volume of a network that has n
 import contextlib
 import fcntl
 import os
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,15 +20,25 @@ class InUse:
 
     def __init__(self) -> None:
         self._held: dict[BuiltModel, int] = {}
+        self._changing = threading.Lock()
 
     def keep(self, models: Iterable[BuiltModel]) -> None:
-        """Hold these, and none but these."""
+        """Hold these, and none but these; anew where the manifest is another file than the one that is held."""
         wanted = set(models)
-        for model in self._held.keys() - wanted:
-            os.close(self._held.pop(model))
-        for model in wanted - self._held.keys():
-            with contextlib.suppress(OSError):  # whoever finds it damaged says so
-                self._held[model] = _locked(model.folder, fcntl.LOCK_SH)
+        with self._changing:
+            for model in self._held.keys() - wanted:
+                os.close(self._held.pop(model))
+            for model in wanted:
+                with contextlib.suppress(OSError):  # whoever finds it damaged says so
+                    self._hold(model)
+
+    def _hold(self, model: BuiltModel) -> None:
+        held = self._held.get(model)
+        if held is not None and os.path.samestat(os.fstat(held), (model.folder / MANIFEST).stat()):
+            return
+        self._held[model] = _locked(model.folder, fcntl.LOCK_SH)
+        if held is not None:
+            os.close(held)
 
 
 def is_in_use(record: Path) -> bool:

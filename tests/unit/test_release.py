@@ -1,8 +1,11 @@
 """What is committed changes without a build: a build is brought, mended, gone back to or taken away, or nothing is."""
 
 import errno
+import multiprocessing
 import os
+import resource
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +15,10 @@ from building import make_checkpoint, quick_build, record_anew, snapshot
 from tritext.build import release
 from tritext.build.staging import STAGING, staging
 from tritext.errors import BuildError, RepositoryError
+from tritext.in_use import InUse, is_in_use
 from tritext.manifest import MANIFEST
 from tritext.naming import ROLES, step_name
-from tritext.repository import CONFIG, BuiltModel, committed
+from tritext.repository import BUILDS, CONFIG, KEPT, VERSION, BuiltModel, committed, earlier
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +80,57 @@ def test_a_damaged_build_is_mended_by_a_whole_one(
     manifest = str((there.folder / MANIFEST).relative_to(copy))
     assert {**snapshot(copy), manifest: ""} == {**before, manifest: ""}
     assert there.manifest().replaces is None
+
+
+def test_a_version_folder_that_is_gone_comes_back_as_a_copy_by_git_can_keep_it(copy: Path, repository: Path) -> None:
+    before = snapshot(copy)
+    shutil.rmtree(copy / "texts" / VERSION)
+    release.deploy(model(repository), copy)
+    assert (copy / "texts" / VERSION / KEPT).is_file()
+    assert snapshot(copy) == before
+
+
+def test_a_version_folder_elsewhere_is_not_written_to(copy: Path, repository: Path, tmp_path: Path) -> None:
+    version, outside = copy / "texts" / VERSION, tmp_path / "outside"
+    shutil.rmtree(version)
+    outside.mkdir()
+    version.symlink_to(outside)
+    release.deploy(model(repository), copy)
+    assert list(outside.iterdir()) == []
+
+
+def test_what_is_served_stays_in_use_though_its_record_is_mended(copy: Path, repository: Path) -> None:
+    there, in_use = model(copy), InUse()
+    try:
+        in_use.keep([there])
+        garble(there.folder / MANIFEST)
+        release.deploy(model(repository), copy)
+        in_use.keep([there])
+        assert is_in_use(there.folder)
+        (there.folder / MANIFEST).rename(there.folder / "away")
+        in_use.keep([there])  # what cannot be held anew is held on to
+        (there.folder / "away").rename(there.folder / MANIFEST)
+        assert is_in_use(there.folder)
+    finally:
+        in_use.keep([])
+    assert not is_in_use(there.folder)
+
+
+def test_the_build_that_one_from_before_takes_the_place_of_is_the_one_to_go_back_to(
+    copy: Path, repository: Path, other_checkpoint: Path, checkpoint: Path
+) -> None:
+    first = model(copy)
+    second = quick_build(other_checkpoint, copy, "texts").model
+    for _ in range(2):  # the second time it is there and committed
+        assert release.deploy(model(repository), copy) == model(copy) == first
+        assert [each.build for each in earlier(copy, "texts", first.build)] == [second.build]
+    assert second.damage(is_committed=False) == []
+    assert release.rollback(copy, "texts") == model(copy) == second
+    assert earlier(copy, "texts", second.build) == []  # what was gone back from is no way out
+    assert release.deploy(model(repository), copy) == first
+    third = quick_build(checkpoint, copy, "texts", force=True).model
+    assert sorted(path.name for path in (copy / "texts" / BUILDS).iterdir()) == sorted([first.build, third.build])
+    assert release.rollback(copy, "texts") == first
 
 
 def test_nothing_is_written_through_a_link_that_leads_out(copy: Path, repository: Path, tmp_path: Path) -> None:
@@ -223,6 +278,16 @@ def test_nothing_of_others_is_taken_away(copy: Path, repository: Path, tmp_path:
         assert snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize("change", [release.remove, release.rollback])
+def test_a_name_that_no_model_has_changes_nothing(copy: Path, change: Callable[[Path, str], object]) -> None:
+    step, before = model(copy).step("encoder").parent.name, snapshot(copy)
+    for name in (step, "texts/", "./texts", "texts/../texts", f"../{copy.name}/texts", "texts\n", ".", ""):
+        with pytest.raises(RepositoryError) as caught:
+            change(copy, name)
+        assert str(caught.value) == f"{copy} has no model {name}."
+    assert snapshot(copy) == before
+
+
 # --- whose fault it is -------------------------------------------------------------------------------------------
 
 
@@ -237,3 +302,37 @@ def test_the_repository_is_not_blamed_for_a_file_elsewhere(tmp_path: Path) -> No
     assert fail(ours / "x") == f"{ours} cannot be written: Permission denied."
     with pytest.raises(OSError, match=r"^libx\.so is missing$"), staging(ours, "a"):
         raise OSError("libx.so is missing")
+
+
+def test_a_disk_that_is_full_is_not_blamed_on_the_file_that_was_read(tmp_path: Path) -> None:
+    elsewhere, ours = str(tmp_path / "elsewhere"), tmp_path / "repository"
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        with pytest.raises(RepositoryError) as caught, staging(ours, "a"):
+            raise OSError(number, os.strerror(number), elsewhere, None, str(ours / "x"))
+        assert str(caught.value) == f"{ours} cannot be written: {os.strerror(number)}."
+
+
+def test_a_folder_that_cannot_be_copied_says_the_first_reason(tmp_path: Path) -> None:
+    ours = tmp_path / "repository"
+    for listed in ([("a", "b", "Input/output error"), ("c", "d", "Permission denied")], "Input/output error"):
+        with pytest.raises(RepositoryError) as caught, staging(ours, "a"):
+            raise shutil.Error(listed)
+        assert str(caught.value) == f"{ours} cannot be written: Input/output error."
+
+
+def _deploy_where_files_are_small(repository: Path, into: Path) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    with pytest.raises(RepositoryError, match=rf"{into} cannot be written: .*File too large"):
+        release.deploy(model(repository), into)
+
+
+@pytest.mark.parametrize("is_new", [True, False], ids=["brought", "mended"])
+def test_a_deployment_that_has_no_room(copy: Path, repository: Path, tmp_path: Path, is_new: bool) -> None:
+    """By the kernel's limit to a file's size, which fails where a full disk fails: at a write."""
+    weights(model(copy)).unlink()
+    into = tmp_path / "new" if is_new else copy
+    process = multiprocessing.get_context("fork").Process(target=_deploy_where_files_are_small, args=(repository, into))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0

@@ -31,7 +31,7 @@ class Looking:
         remote = SimpleNamespace(alive=lambda **_: True, start_unload=lambda _: None)
         server: Any = SimpleNamespace(
             repository=repository, models=[], segments="", is_away=False, remote=remote, expecting_errors=nullcontext,
-            replace=lambda _, new: server.models.append(new),
+            replace=lambda _, new: server.models.append(new), hold=lambda: None,
         )  # fmt: skip
         supervisor: Any = SimpleNamespace(status=self.status, adopt=lambda m: self.status.serve(m.name, m.build))
         self.rollouts = Rollouts(server, supervisor, lambda _: None, refusals=refusals)

@@ -13,6 +13,7 @@ from tritext.build.commit import ENSEMBLE, check_name, commit, flush, flush_name
 from tritext.build.staging import guests, staging
 from tritext.errors import RepositoryError
 from tritext.manifest import MANIFEST, Manifest
+from tritext.naming import STEP_PATTERN
 from tritext.repository import BUILDS, CONFIG, KEPT, NAME_PATTERN, VERSION, BuiltModel, committed, is_ours, read_config
 
 _MENDED: Final = "mended"  # the folder in staging with what takes the place of damaged files
@@ -21,8 +22,8 @@ _MENDED: Final = "mended"  # the folder in staging with what takes the place of 
 def deploy(source: BuiltModel, repository: Path) -> BuiltModel:
     """Bring the build `source` into `repository`, where it takes the place of what is committed under its name.
 
-    Where that very build is there already, what is damaged of it is mended. RepositoryError where `source` is damaged,
-    or `repository` cannot take it.
+    Where that very build is there already, what is damaged of it is mended. In any case what was committed until then
+    is the build to go back to. RepositoryError where `source` is damaged, or `repository` cannot take it.
     """
     if damage := source.damage():
         raise RepositoryError(f"{source.repository / source.name} is missing or not as built: {', '.join(damage[:3])}.")
@@ -35,6 +36,7 @@ def deploy(source: BuiltModel, repository: Path) -> BuiltModel:
             commit(staged, model)
         else:
             _mend(model, source, staged)
+            _succeed(model, _committed_build(repository, model.name), staged)
             _commit_again(model, staged)
     return model
 
@@ -48,12 +50,13 @@ def _copy(source: BuiltModel, staged: Path, before: str | None) -> None:
     shutil.copy(record / CONFIG, ensemble / CONFIG)
     (ensemble / VERSION).mkdir()
     (ensemble / VERSION / KEPT).touch()
-    _copy_manifest(source, record, before)
+    _copy_manifest(source, record, before)  # of here, not of where it comes from
 
 
 def _copy_manifest(source: BuiltModel, record: Path, before: str | None) -> None:
+    """Write that of `source` into the folder `record`, saying that it took the place of the build `before`."""
     manifest = json.loads((source.folder / MANIFEST).read_text(encoding="utf-8"))
-    manifest["replaces"] = before  # here, not where it comes from
+    manifest["replaces"] = before
     (record / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -72,8 +75,7 @@ def _mend(model: BuiltModel, source: BuiltModel, staged: Path) -> None:
     made = staged / _MENDED
     made.mkdir()
     if recorded is None:
-        current = _committed_build(model.repository, model.name)
-        _copy_manifest(source, made, None if current == model.build else current)
+        _copy_manifest(source, made, None)
         _put(made / MANIFEST, model.folder / MANIFEST, model.repository)
     files, damaged = source.manifest().files, model.damage(is_committed=False)
     for path in damaged:
@@ -81,10 +83,34 @@ def _mend(model: BuiltModel, source: BuiltModel, staged: Path) -> None:
             shutil.copy(source.repository / path, made / CONFIG)
             _put(made / CONFIG, model.repository / path, model.repository)
     (model.repository / model.name / VERSION).mkdir(exist_ok=True)
+    kept = model.repository / model.name / VERSION / KEPT
+    if not kept.exists():
+        (made / KEPT).touch()
+        _put(made / KEPT, kept, model.repository)
     if damaged and (left := model.damage(is_committed=False)):
         raise RepositoryError(
             f"{', '.join(left[:3])} in {model.repository} cannot be mended. Remove {model.name} there, and deploy it."
         )
+
+
+def _succeed(model: BuiltModel, current: str | None, staged: Path) -> None:
+    """Have the records say that `model`, which is there already, takes the place of the committed build `current`.
+
+    What `current` may say of `model` is of an earlier time. It goes, for two builds that each come after the other
+    would both be passed over by whoever looks for one to fall back to.
+    """
+    if current in (None, model.build):
+        return
+    former, here = model.manifest().replaces, BuiltModel(model.repository, model.name, current)
+    _say_before(model, current, staged)
+    if (recorded := _record(here)) and recorded.replaces == model.build:
+        _say_before(here, None if former == current else former, staged)
+
+
+def _say_before(model: BuiltModel, before: str | None, staged: Path) -> None:
+    if model.manifest().replaces != before:
+        _copy_manifest(model, staged, before)
+        _put(staged / MANIFEST, model.folder / MANIFEST, model.repository)
 
 
 def _record(model: BuiltModel) -> Manifest | None:
@@ -184,15 +210,17 @@ def _committed_build(repository: Path, name: str) -> str | None:
 
     RepositoryError where tritext made nothing of that name.
     """
+    if not NAME_PATTERN.fullmatch(name) or STEP_PATTERN.fullmatch(name):  # a step's configuration says its build too
+        raise RepositoryError(f"{repository} has no model {name}.")
     folder = repository / name
-    is_named = NAME_PATTERN.fullmatch(name) and folder.resolve().is_relative_to(repository.resolve())
+    is_inside = folder.resolve().is_relative_to(repository.resolve())
     try:
         if model := committed(repository, name):
             return model.build
     except RepositoryError:
-        if not (is_named and is_ours(folder)):
+        if not (is_inside and is_ours(folder)):
             raise
     else:
-        if not (is_named and is_ours(folder)):
+        if not (is_inside and is_ours(folder)):
             raise RepositoryError(f"{repository} has no model {name}.")
     return None

@@ -5,6 +5,7 @@ it from starting. It looks neither at files there nor into a model's folder for 
 of a name is a file at the top, and a build is staged inside the folder of a model, once there is one.
 """
 
+import errno
 import fcntl
 import os
 import shutil
@@ -19,6 +20,7 @@ from tritext.repository import BUILDS, CONFIG
 
 STAGING: Final = ".tritext-staging-"  # and the model's name
 LOCK: Final = ".tritext-lock-"  # likewise
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of what is written, though shutil names what it read
 _PATIENCE: Final = 1.0  # seconds; whoever clears up after a dead builder holds its lock for a moment
 
 
@@ -41,12 +43,18 @@ def staging(repository: Path, name: str, *, outside: bool = False) -> Iterator[P
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
-        if error.errno is None:  # no file system's, but what a library says in this class
+        if error.errno is None and not isinstance(error, shutil.Error):  # what a library says in this class
             raise
-        reason = error.strerror or error
-        if _is_elsewhere(error.filename, repository):
+        reason = error.strerror or _first_reason(error)
+        if error.errno not in _FULL and _is_elsewhere(error.filename, repository):
             raise BuildError(f"{os.fsdecode(error.filename)} cannot be used: {reason}.") from error
         raise RepositoryError(f"{repository} cannot be written: {reason}.") from error
+
+
+def _first_reason(error: OSError) -> object:
+    """What is said of the first file where a folder could not be copied; `shutil` lists (source, target, reason)."""
+    failed = error.args[0] if isinstance(error, shutil.Error) else None
+    return failed[0][2] if isinstance(failed, list) else error
 
 
 def _is_elsewhere(file: object, repository: Path) -> bool:

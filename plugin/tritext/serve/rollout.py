@@ -92,6 +92,7 @@ class Rollouts:
             committed, faults = survey(self._server.repository)
         except (RepositoryError, OSError):
             return  # the volume is away: nothing can be told
+        self._server.hold()  # a deployment may have written a record anew
         found = {model.name: model for model in committed if self._follows(model.name)}
         self._name(faults)
         served = {model.name: model for model in self._server.models}

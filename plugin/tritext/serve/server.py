@@ -323,7 +323,12 @@ class Server:
         """Note that `new` is served from now on, and `old` no more."""
         kept = [model for model in self.models if model != old]
         self.models = [*kept, new] if new else kept
-        self._in_use.keep(self.models)
+        self.hold()
+
+    def hold(self) -> None:
+        """Keep what is served from being cleaned away, also where its record was written anew since."""
+        if self._status is None:
+            self._in_use.keep(self.models)
 
     def answers(self, model: BuiltModel, *, timeout: float | None = None) -> bool:
         """Whether `model` answers a short text within `timeout` seconds."""
