@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from building import make_checkpoint
 from checkpoints import ARCHITECTURES
 from tritext.build import export as exports
+from tritext.build import picking
 from tritext.build.checkpoint import Overrides, inspect
 from tritext.build.export import export, input_names
 from tritext.build.picking import pick_early
@@ -96,11 +97,13 @@ PICKED = (FLAT, helper.make_node("Gather", ["rows", "first_tokens"], ["logits"])
 
 
 def graph(*nodes: onnx.NodeProto, outputs: tuple[str, ...] = ("logits",)) -> onnx.ModelProto:
-    """Of x [2, 3, 4] and ``first_tokens`` [2]; "weights" are [4, 4], "column" [3, 1], "to" lays rows end to end."""
-    given = [
-        helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3, 4]),
-        helper.make_tensor_value_info("first_tokens", TensorProto.INT32, ["texts"]),
-    ]
+    """Of x [2, 3, 4], and of ``first_tokens`` [2] where a node takes them, as in a packed graph.
+
+    "weights" are [4, 4], "column" [3, 1], "to" lays rows end to end.
+    """
+    given = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3, 4])]
+    if any("first_tokens" in node.input for node in nodes):
+        given.append(helper.make_tensor_value_info("first_tokens", TensorProto.INT32, ["texts"]))
     weights = np.arange(16, dtype=np.float32).reshape(4, 4)
     constants = {"weights": weights, "column": weights[:3, :1], "to": np.array([-1, 4])}
     return helper.make_model(
@@ -117,7 +120,8 @@ def answer(model: onnx.ModelProto) -> np.ndarray:
     onnx.checker.check_model(model)
     x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
     given = {"x": x, "first_tokens": np.array([0, 4], dtype=np.int32)}
-    (logits,) = onnxruntime.InferenceSession(model.SerializeToString()).run(["logits"], given)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    (logits,) = session.run(["logits"], {each.name: given[each.name] for each in session.get_inputs()})
     return np.asarray(logits)
 
 
@@ -145,6 +149,70 @@ def test_what_is_behind_the_pick_then(nodes: list[onnx.NodeProto], moved: int) -
     expected = answer(model)
     assert pick_early(model) == moved
     np.testing.assert_allclose(answer(model), expected, rtol=1e-5)
+
+
+ZERO = onnx.numpy_helper.from_array(np.array(0))
+FIRST = helper.make_node("Gather", ["hidden", "place"], ["logits"], axis=1)  # of each row, where none is packed
+AT = helper.make_node("Constant", [], ["place"], value=ZERO)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "moved"),
+    [
+        ([relu("x", "a"), relu("a", "hidden"), AT, FIRST], 2),
+        ([AT, relu("x", "a"), relu("a", "hidden"), FIRST], 2),
+        ([relu("x", "hidden"), helper.make_node("Identity", ["zero"], ["place"]), FIRST], 1),
+        ([helper.make_node("Softmax", ["x"], ["hidden"], axis=1),
+          helper.make_node("Identity", ["zero"], ["place"]), FIRST], 0),
+    ],
+    ids=["behind it", "in front of it", "another constant behind it", "only a constant could be moved"],
+)  # fmt: skip
+def test_the_place_of_the_token_stands_where_it_may(nodes: list[onnx.NodeProto], moved: int) -> None:
+    model = graph(*nodes)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0), "zero"))
+    expected = answer(model)
+    assert pick_early(model) == moved
+    np.testing.assert_allclose(answer(model), expected, rtol=1e-5)
+
+
+def test_a_place_that_a_run_decides_is_left_alone() -> None:
+    shape = [helper.make_node("Shape", ["x"], ["sizes"]), helper.make_node("Gather", ["sizes", "zero"], ["rows"]),
+             helper.make_node("Sub", ["rows", "rows"], ["place"])]  # fmt: skip
+    model = graph(relu("x", "hidden"), *shape, FIRST)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0), "zero"))
+    expected = answer(model)
+    assert pick_early(model) == 0
+    np.testing.assert_array_equal(answer(model), expected)
+
+
+@pytest.mark.parametrize("pick", [PICKED, (AT, FIRST)], ids=["packed", "padded"])
+@pytest.mark.parametrize("axis", [0, 1], ids=["of all rows", "of a row"])
+def test_a_mean_that_tokens_share_is_no_tokens(axis: int, pick: tuple[onnx.NodeProto, ...]) -> None:
+    mean = helper.make_node("ReduceMean", ["x"], ["mean"], axes=[axis], keepdims=1)
+    model = graph(mean, helper.make_node("Add", ["x", "mean"], ["a"]), relu("a", "hidden"), *pick)
+    expected = answer(model)
+    assert pick_early(model) == 1
+    np.testing.assert_allclose(answer(model), expected, rtol=1e-5)
+
+
+def test_sizes_that_a_run_decides_are_those_of_tokens() -> None:
+    model = graph(relu("x", "hidden"), *PICKED)
+    for place, name in enumerate(("rows", "length")):
+        model.graph.input[0].type.tensor_type.shape.dim[place].dim_param = name
+    expected = answer(model)
+    assert pick_early(model) == 1
+    np.testing.assert_allclose(answer(model), expected, rtol=1e-5)
+
+
+def test_shapes_are_told_without_the_weights() -> None:
+    model = graph(
+        helper.make_node("MatMul", ["x", "wide"], ["a"]), helper.make_node("MatMul", ["a", "back"], ["hidden"]), *PICKED
+    )
+    for name, shape in (("wide", (4, 1000)), ("back", (1000, 4))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(shape, np.float32), name))
+    with mock.patch.object(picking.shape_inference, "infer_shapes", wraps=onnx.shape_inference.infer_shapes) as infer:
+        assert pick_early(model) == 2
+    assert infer.call_args.args[0].ByteSize() < 2_000
 
 
 @pytest.mark.parametrize(

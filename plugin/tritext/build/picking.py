@@ -6,11 +6,12 @@ instead of behind it, and no number changes. What is saved is nine twelfths of a
 an eighth of a model of six layers, a sixteenth of one of twelve. Keys and values are still made of every token.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, MutableSequence, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain
-from typing import Final
+from typing import Final, TypeAlias
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper, shape_inference
 
@@ -24,6 +25,9 @@ _TOKENWISE: Final = frozenset({
 _AXIS: Final = {"LayerNormalization": -1, "Split": 0}  # where they say none; it must be that of a token's numbers
 _RANK: Final = 3  # of a tensor with all tokens: rows, tokens of a row, numbers of a token
 _SMALL: Final = 1024  # constants of so many numbers may be shapes
+
+Shape: TypeAlias = tuple[int, ...]
+"""The sizes of a tensor's dimensions, 0 for those that a run decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +66,13 @@ def pick_early(model: ModelProto) -> int:
     graph = model.graph
     if any(part.type == AttributeProto.GRAPH for node in graph.node for part in node.attribute):
         return 0  # what a branch uses is not seen
-    ranks = _ranks(model)
-    picks = list(_picks(graph, ranks))
+    shapes = _shapes(model)
+    picks = list(_picks(graph, shapes))
     if len(picks) != 1:
         return 0
     (pick,) = picks
     nodes = _needed(graph, pick)
-    moved = _moved(graph, nodes, pick, ranks)
+    moved = _moved(graph, nodes, pick, shapes)
     if moved:
         _rewire(graph, nodes, pick, moved)
     return len(moved)
@@ -78,8 +82,8 @@ def _picked(tensor: str) -> str:
     return f"{tensor}_picked"
 
 
-def _ranks(model: ModelProto) -> dict[str, int]:
-    """How many dimensions each tensor of `model` has, where that can be told."""
+def _shapes(model: ModelProto) -> dict[str, Shape]:
+    """Of each tensor of `model` where the number of dimensions can be told."""
     graph = model.graph
     light = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)  # without the large weights
     light.graph.name = graph.name
@@ -87,28 +91,34 @@ def _ranks(model: ModelProto) -> dict[str, int]:
     light.graph.input.extend(graph.input)
     light.graph.output.extend(graph.output)
     for weight in graph.initializer:
-        if sum(weight.dims) <= _SMALL and not weight.external_data:
+        if math.prod(weight.dims) <= _SMALL and not weight.external_data:
             light.graph.initializer.append(weight)
         else:
             light.graph.input.append(helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
     inferred = shape_inference.infer_shapes(light, data_prop=True).graph
     known = (value for value in (*inferred.input, *inferred.value_info) if value.type.tensor_type.HasField("shape"))
-    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in known}
-    return ranks | {weight.name: len(weight.dims) for weight in graph.initializer}
+    shapes = {value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim) for value in known}
+    return shapes | {weight.name: tuple(weight.dims) for weight in graph.initializer}
 
 
-def _picks(graph: GraphProto, ranks: Mapping[str, int]) -> Iterator[_Pick]:
-    made_by = _made_by(graph)
+def _is_of_tokens(shape: Shape | None) -> bool:
+    """Whether a tensor has numbers of each token. Those that all rows, or all tokens of a row, share are not picked."""
+    return shape is not None and len(shape) == _RANK and 1 not in shape[:-1]
+
+
+def _picks(graph: GraphProto, shapes: Mapping[str, Shape]) -> Iterator[_Pick]:
+    made_by, constants = _made_by(graph), _constants(graph)
     is_packed = any(given.name == FIRST_TOKENS for given in graph.input)
     for node in graph.node:
         if node.op_type != "Gather":
             continue
         source, index = node.input
         if is_packed and index == FIRST_TOKENS and (flat := made_by.get(source)) and flat.op_type == "Reshape":
-            if ranks.get(flat.input[0]) == _RANK:
-                yield _Pick(flat.input[0], index, node.output[0], is_packed=True)
-        elif not is_packed and ranks.get(index) == 0 and ranks.get(source) == _RANK and _axis(node, 0) == 1:
-            yield _Pick(source, index, node.output[0], is_packed=False)
+            source = flat.input[0]
+        elif is_packed or not (index in constants and shapes.get(index) == () and _axis(node, 0) == 1):
+            continue
+        if _is_of_tokens(shapes.get(source)):
+            yield _Pick(source, index, node.output[0], is_packed)
 
 
 def _made_by(graph: GraphProto) -> dict[str, NodeProto]:
@@ -130,7 +140,7 @@ def _needed(graph: GraphProto, pick: _Pick) -> list[NodeProto]:
     return needed[::-1]
 
 
-def _moved(graph: GraphProto, nodes: Sequence[NodeProto], pick: _Pick, ranks: Mapping[str, int]) -> list[NodeProto]:
+def _moved(graph: GraphProto, nodes: Sequence[NodeProto], pick: _Pick, shapes: Mapping[str, Shape]) -> list[NodeProto]:
     """Those of `nodes` that can get picked tokens only: tokenwise ones whose outputs nobody else takes, last first."""
     constants = _constants(graph)
     takers: defaultdict[str, set[str]] = defaultdict(set)  # nodes, by their first outputs
@@ -141,24 +151,25 @@ def _moved(graph: GraphProto, nodes: Sequence[NodeProto], pick: _Pick, ranks: Ma
     behind, moved = {pick.output}, []
     for node in reversed(nodes):
         taken_by = chain.from_iterable(takers[output] for output in node.output)
-        if behind.issuperset(taken_by) and final.isdisjoint(node.output) and _is_tokenwise(node, constants, ranks):
+        if behind.issuperset(taken_by) and final.isdisjoint(node.output) and _is_tokenwise(node, constants, shapes):
             behind.add(node.output[0])
             moved.append(node)
     return moved
 
 
-def _is_tokenwise(node: NodeProto, constants: Set[str], ranks: Mapping[str, int]) -> bool:
+def _is_tokenwise(node: NodeProto, constants: Set[str], shapes: Mapping[str, Shape]) -> bool:
     if node.op_type not in _TOKENWISE:
         return False
     fixed = [tensor for tensor in node.input if tensor in constants]
     tokens = [tensor for tensor in (*node.input, *node.output) if tensor and tensor not in constants]
-    if any(ranks.get(tensor) != _RANK for tensor in tokens):
+    if not tokens or not all(_is_of_tokens(shapes.get(tensor)) for tensor in tokens):
         return False
+    ranks = [len(shapes.get(tensor, range(_RANK))) for tensor in fixed]
     if node.op_type == "MatMul":
-        return list(node.input[1:]) == fixed and ranks.get(fixed[0]) == 2
+        return list(node.input[1:]) == fixed and ranks == [2]
     if node.op_type in _AXIS and _axis(node, _AXIS[node.op_type]) not in (-1, _RANK - 1):
         return False
-    return all(ranks.get(tensor, _RANK) <= 1 for tensor in fixed)
+    return all(rank <= 1 for rank in ranks)
 
 
 def _constants(graph: GraphProto) -> set[str]:
@@ -171,12 +182,14 @@ def _constants(graph: GraphProto) -> set[str]:
 
 
 def _rewire(graph: GraphProto, nodes: Sequence[NodeProto], pick: _Pick, moved: Sequence[NodeProto]) -> None:
-    own = _constants(graph).union(*(node.output for node in moved))
+    constants = _constants(graph)
+    own = constants.union(*(node.output for node in moved))
     whole = {tensor for node in moved for tensor in node.input if tensor and tensor not in own}
     before = chain.from_iterable(pick.of(given.name) for given in graph.input if given.name in whole)
-    kept = [*before]
+    fixed = [node for node in nodes if constants.issuperset(node.output)]
+    kept = [*fixed, *before]  # the index may be among them, and stand behind what is picked from now
     for node in nodes:
-        if node.output[0] != pick.output:
+        if node.output[0] != pick.output and not constants.issuperset(node.output):
             kept += [node, *chain.from_iterable(pick.of(tensor) for tensor in node.output if tensor in whole)]
     for node in moved:
         _rename(node.input, {tensor: _picked(tensor) for tensor in whole})
