@@ -116,6 +116,13 @@ def _names(value: object) -> tuple[str, ...]:
     return tuple(_string(part) for part in value)
 
 
+def _some_names(value: object) -> tuple[str, ...]:
+    names = _names(value)
+    if not names:
+        raise ValueError
+    return names
+
+
 def _boolean(value: object) -> bool:
     word = value.lower() if isinstance(value, str) else value
     if word in ("true", "1", True):  # 1 and 1.0 equal True
@@ -141,6 +148,7 @@ TRUNCATION: Final = Rule(_side.expects, _truncation)
 CUT: Final = choice(*get_args(Cut))
 PROBABILITY: Final = Rule("a number from 0 to 1", _probability)
 NAMES: Final = Rule('names separated by commas, or a JSON list of strings such as ["O", "MISC"]', _names)
+SOME_NAMES: Final = Rule("one or more names separated by commas, or a JSON list of them", _some_names)
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ def test_parameters(served: Served, reference: Callable[[str], Any]) -> None:
         check(got, asked(pipe, text, **options))
     for parameters, sentence in (
         ({"top_k": 0}, "top_k is 0; it must be a whole number from 1 to 100"),
-        ({"targets": "[]"}, "targets is empty"),
+        ({"targets": "[]"}, r"targets is '\[\]'; it must be one or more names"),
         ({"top_k": "all"}, "top_k is 'all'"),
     ):
         with pytest.raises(InvalidInput, match=sentence):

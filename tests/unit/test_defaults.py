@@ -34,6 +34,8 @@ def check(folder: Path, said: dict[str, str], **overrides: object) -> None:
         ("spans", {"doc_stride": "127"}, "The stride of 127 tokens is too large"),
         ("single", {"truncation": "window", "stride": "600"}, "The stride of 600 tokens is too large"),
         ("none", {"prompt_name": "query"}, "Parameter prompt_name is 'query', which is no prompt of this model."),
+        ("masked", {"targets": ""}, "Parameter targets is ''; it must be one or more names separated by commas"),
+        ("masked", {"targets": "[]"}, "Parameter targets is '[]'; it must be one or more names separated by commas"),
     ],
 )
 def test_what_no_request_could_do_with(
@@ -51,7 +53,7 @@ def test_what_no_request_could_do_with(
         ("single", {"truncation": "error"}, None),
         ("single", {"truncation": "window", "stride": "40", "truncation_strategy": "only_second"}, None),
         ("spans", {"doc_stride": "60", "max_seq_len": "100"}, None),
-        ("masked", {"top_k": "3"}, None),
+        ("masked", {"top_k": "3", "targets": "the,und"}, None),
         ("none", {"prompt": "query: "}, None),
         ("one", {"top_k": "all", "truncation_strategy": "only_first"}, "reranking"),
     ],
@@ -64,13 +66,29 @@ def test_a_model_that_has_room_for_nothing_is_not_blamed_on_a_default(folders: d
     check(folders["spans"], {"top_k": "2"}, max_length=8)
 
 
-def test_a_prompt_that_the_checkpoint_asks_for_and_does_not_have(folders: dict[str, Path], tmp_path: Path) -> None:
+@pytest.fixture
+def promptless(tmp_path: Path) -> Path:
+    """A checkpoint that asks for a prompt that it does not have."""
     made = make_checkpoint(tmp_path / "made", "none")
     kinds = {"": "Transformer", "1_Pooling": "Pooling"}
     (made / "modules.json").write_text(
         json.dumps([{"type": f"a.{kind}", "path": path} for path, kind in kinds.items()])
     )
     (made / "config_sentence_transformers.json").write_text('{"prompts": {"a": "b"}, "default_prompt_name": "query"}')
+    return made
+
+
+@pytest.mark.parametrize("said", [{}, {"normalize": "true"}, {"truncation": "left"}])
+def test_a_default_of_the_checkpoints_own_is_not_blamed_on_those_that_were_given(
+    promptless: Path, said: dict[str, str]
+) -> None:
     with pytest.raises(CheckpointError) as caught:
-        check(made, {})
-    assert str(caught.value).startswith(f"A default that {made} asks for cannot be. Parameter prompt_name is 'query'")
+        check(promptless, said)
+    sentence = f"A default that {promptless} asks for cannot be. Parameter prompt_name is 'query'"
+    assert str(caught.value).startswith(sentence)
+
+
+def test_a_default_that_is_given_is_the_cure_of_the_checkpoints_own(promptless: Path) -> None:
+    check(promptless, {"prompt_name": "a"})
+    with pytest.raises(BuildError, match=r"^A --default cannot be\. Parameter normalize is 'maybe'"):
+        check(promptless, {"normalize": "maybe"})

@@ -11,7 +11,7 @@ from tritext import contract, parameters
 from tritext.build.checkpoint import Facts
 from tritext.build.options import BuildOptions
 from tritext.build.steps import settings_for
-from tritext.errors import BuildError, CheckpointError, InvalidInput, TritextError
+from tritext.errors import BuildError, CheckpointError, InvalidInput
 from tritext.settings import TOKENIZER, TaskSettings
 from tritext.stages.base import Request
 from tritext.stages.tokenizer import TokenizerStage
@@ -27,25 +27,34 @@ def check(facts: Facts, tokenizer: PreTrainedTokenizerBase, options: BuildOption
     """
     try:
         parameters.check_defaults(task_named(facts.task).parameters, options.defaults)
+    except InvalidInput as error:
+        raise BuildError(f"A --default cannot be. {error}") from error
+    if fault := _fault(facts, tokenizer, options):
+        if own := _fault(facts, tokenizer, replace(options, defaults={})):
+            raise CheckpointError(f"A default that {facts.source.name} asks for cannot be. {own}") from own
+        raise BuildError(f"A --default cannot be. {fault}") from fault
+
+
+def _fault(facts: Facts, tokenizer: PreTrainedTokenizerBase, options: BuildOptions) -> InvalidInput | None:
+    """Why every request is refused that says nothing else; None where one would be so without any defaults too."""
+    try:
         settings = settings_for(facts, tokenizer, (), options)
         others = {name: value for name, value in settings.options.items() if name != "default_prompt"}
         without = replace(settings, defaults={}, options=others)
-        if without != settings and (fault := _fault(settings, tokenizer)) and not _fault(without, tokenizer):
-            raise fault
+        refusal = _refusal(settings, tokenizer) if without != settings else None
+        return None if refusal and _refusal(without, tokenizer) else refusal
     except InvalidInput as error:
-        if options.defaults:
-            raise BuildError(f"A --default cannot be. {error}") from error
-        raise CheckpointError(f"A default that {facts.source.name} asks for cannot be. {error}") from error
+        return error
 
 
-def _fault(settings: TaskSettings, tokenizer: PreTrainedTokenizerBase) -> TritextError | None:
+def _refusal(settings: TaskSettings, tokenizer: PreTrainedTokenizerBase) -> InvalidInput | None:
     """What the tokenizer step has against a request without parameters."""
     with TemporaryDirectory() as made:
         folder = Path(made)
         (folder / TOKENIZER).write_text(tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
         replace(settings, most_rows=contract.MOST_ROWS).write(folder)
         answer = TokenizerStage.load(folder).process([_request(settings)])[0]
-    return answer if isinstance(answer, TritextError) else None
+    return answer if isinstance(answer, InvalidInput) else None
 
 
 def _request(settings: TaskSettings) -> Request:

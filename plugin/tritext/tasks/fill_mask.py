@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tritext import contract
 from tritext.contract import Tensor
 from tritext.errors import InvalidInput
-from tritext.parameters import NAMES, Parameters, parameter, up_to
+from tritext.parameters import SOME_NAMES, Parameters, parameter, up_to
 from tritext.results import Form
 from tritext.settings import TOKENIZER, TaskSettings
 from tritext.tasks.base import Column, FloatArray, Per, Task, pad, softmax
@@ -40,7 +40,7 @@ class FillMaskParameters(Parameters):
     """``top_k``: how many tokens for each mask. ``targets``: choose among these alone."""
 
     top_k: int = parameter(5, up_to(100))
-    targets: tuple[str, ...] | None = parameter(None, NAMES)
+    targets: tuple[str, ...] | None = parameter(None, SOME_NAMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +159,6 @@ class FillMaskTask(Task):
             if not pieces:
                 raise InvalidInput(f"Parameter targets has {target!r}, which is no token and has none. Leave it out.")
             ids.append(pieces[0])
-        if not ids:
-            raise InvalidInput("Parameter targets is empty. Name at least one, or leave it out.")
         return np.unique(np.array(ids, dtype=np.int64))
 
     def scores(self, logits: FloatArray, settings: TaskSettings) -> FloatArray:
