@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from building import JUDGED, TEXTS, answers, make_checkpoint, quick_build, snapshot
 from tritext.build.candidates import Contest
 from tritext.build.checkpoint import Overrides
-from tritext.build.encoders import _parted
 from tritext.build.gate import Bounds
+from tritext.build.judging import _parted
 from tritext.build.options import Batching
 from tritext.build.texts import paragraphs
 from tritext.engines import ENGINES, engine_named
@@ -271,6 +271,7 @@ def test_texts_of_which_none_can_be_asked(tmp_path: Path) -> None:
     texts = [f"{number} " + "word " * 30 for number in range(20)]
     with pytest.raises(BuildError, match=r"None of \d+ texts can be asked: the model's 8 tokens leave no room"):
         quick_build(made, tmp_path / "r", precision="auto", texts=texts, overrides=Overrides(max_length=8))
+    assert not (tmp_path / "r").exists()  # before any work
 
 
 def test_no_judged_text_is_calibrated_on(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

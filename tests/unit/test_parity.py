@@ -1,6 +1,7 @@
 """The parity gate: whatever is wrong with a build, nothing is committed, and the worst text is shown."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -21,10 +22,11 @@ from tritext.build.source import locate
 from tritext.build.texts import parity_texts
 from tritext.build.weights import load_model
 from tritext.engines.onnxruntime import OnnxRuntime, OnnxRuntimeRunner
-from tritext.errors import ExportError, ParityError
+from tritext.errors import BuildError, ExportError, ParityError
 from tritext.manifest import Example
 from tritext.repository import committed, models
 from tritext.settings import TaskSettings
+from tritext.tasks.question_answering import QuestionAnsweringTask
 from tritext.text.tokenizer import TextTokenizer
 
 Arrays = dict[str, NDArray[np.int32]]
@@ -328,3 +330,37 @@ def test_a_question_that_fills_the_model_alone_is_left_out(tmp_path: Path) -> No
     )
     assert [(each.text, each.pair) for each in found] == [("who?", "she")]
     assert len(told) == 2
+
+
+@pytest.mark.parametrize("length", [8, 16, 24])
+def test_questions_are_asked_of_models_that_take_few_tokens(length: int, tmp_path: Path) -> None:
+    made = locate(str(make_checkpoint(tmp_path / "made", "spans")))
+    options = BuildOptions(
+        "it", tmp_path / "r", engine="onnxruntime", precision="fp32", overrides=Overrides(max_length=length)
+    )
+    assert build(made, options).manifest.parity["texts"] > 1
+
+
+@pytest.mark.parametrize(
+    ("precision", "cure"), [("fp32", "Give another"), ("auto", "Give other ones with --texts, or another")]
+)
+def test_a_model_that_has_room_for_no_text_is_refused_before_any_work(
+    precision: str, cure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_checkpoint(tmp_path / "made", "spans")
+    if precision == "fp32":  # of the texts that any build is compared by, some are short enough
+        monkeypatch.setattr(
+            QuestionAnsweringTask, "references", lambda *_: [("a question of too many words", "a context")]
+        )
+    monkeypatch.setattr("tritext.build.builder.load_model", lambda _: pytest.fail("it was loaded"))
+    options = BuildOptions(
+        "it", tmp_path / "r", engine="onnxruntime", precision=precision, overrides=Overrides(max_length=8)
+    )
+    with pytest.raises(BuildError) as caught:
+        build(locate(str(made)), options)
+    assert re.fullmatch(
+        r"None of \d+ texts can be asked: the model's 8 tokens leave no room for what question-answering needs\. "
+        rf"{cure} --max-length\.",
+        str(caught.value),
+    )
+    assert not (tmp_path / "r").exists()

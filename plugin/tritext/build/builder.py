@@ -14,11 +14,12 @@ from tritext import contract
 from tritext.build import commit as commits
 from tritext.build import defaults, record, thresholds
 from tritext.build import parity as parities
-from tritext.build.candidates import specs
+from tritext.build.candidates import is_contest, specs
 from tritext.build.checkpoint import Facts, inspect
 from tritext.build.config import Plan, configurations, write_config
 from tritext.build.encoders import Encoder, EncoderBuilder, finish, step_inputs
 from tritext.build.export import input_names
+from tritext.build.judging import judging_texts
 from tritext.build.options import BuildOptions, BuildResult
 from tritext.build.parity import Parity
 from tritext.build.record import Inputs
@@ -88,10 +89,18 @@ class _Builder:
         thresholds.by_class(self._options.thresholds, facts)
         defaults.check(facts, tokenizer, self._options)
         _check_texts(task_named(facts.task), self._options.texts)
+        self._check_room(facts, tokenizer)
         inputs = Inputs(facts, self._options, self._source.hashes())
         labels = [f"{len(facts.labels)} labels"] if task_named(facts.task).has_labels else []
         self._progress.done(", ".join([facts.architecture, facts.task, *labels]))
         return inputs, tokenizer
+
+    def _check_room(self, facts: Facts, tokenizer: PreTrainedTokenizerBase) -> None:
+        options, task = self._options, task_named(facts.task)
+        parities.check_room(tokenizer, facts, task.references(_parity_texts(task), tokenizer.mask_token))
+        if is_contest(specs(options.engine, options.precision)):
+            _, judged = judging_texts(facts, tokenizer, options)
+            parities.check_room(tokenizer, facts, judged, "Give other ones with --texts, or")
 
     def _already_built(self, fingerprint: str) -> BuiltModel | None:
         """The committed model, if it was made of the same inputs and is whole."""

@@ -83,6 +83,11 @@ def specs(engine: str, precision: str) -> list[Spec]:
     return found
 
 
+def is_contest(wanted: Sequence[Spec]) -> bool:
+    """Whether `wanted` are judged by texts: fp32 alone is not, for parity holds it to rounding."""
+    return [precision for _, precision in wanted] != ["fp32"]
+
+
 class Contest:
     """Builds, times and judges candidates in `folder`, the encoder's version folder.
 

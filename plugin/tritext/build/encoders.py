@@ -13,11 +13,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tritext import contract
 from tritext.build import parity
 from tritext.build.architectures import check_padded
-from tritext.build.candidates import TENSORRT, Candidate, Contest, PlanContest, Spec, specs
+from tritext.build.candidates import TENSORRT, Candidate, Contest, PlanContest, Spec, is_contest, specs
 from tritext.build.checkpoint import Facts
 from tritext.build.export import export, input_names
+from tritext.build.judging import judging_texts
 from tritext.build.options import BuildOptions
-from tritext.build.texts import paragraphs
 from tritext.engines import engine_named
 from tritext.engines.base import Artefact, Graph, Ingredients, IntArray, Precision
 from tritext.engines.batching import Packed, Sorted, Texts
@@ -25,7 +25,7 @@ from tritext.engines.fixed import Bucketed, PackedCalls
 from tritext.engines.layouts import AnyLayout, layout_of, layout_values
 from tritext.engines.plan import Recipe
 from tritext.engines.shapes import Buckets, CallShapes
-from tritext.errors import BuildError, EngineError, ExportError, TritextError
+from tritext.errors import EngineError, ExportError, TritextError
 from tritext.manifest import CHECK, Example, write_reference
 from tritext.naming import ENGINE_ROLE, ROLES, sibling
 from tritext.progress import Progress
@@ -36,10 +36,8 @@ from tritext.text.inputs import TextInput
 
 _EXACT: Final = "fp32"  # needs no gate: parity holds it to rounding
 _CHECKED: Final = 6  # texts that the encoder asks itself when it is loaded
-_CALIBRATED: Final = 96
 _LONG_ROW: Final = 1024  # tokens
 _PLAN_ROWS: Final = 64  # of a batch that Triton merges for a plan; a row may have all the tokens that the model takes
-_JUDGED: Final = 320
 
 
 C = TypeVar("C", bound=Contest)
@@ -151,7 +149,7 @@ class EncoderBuilder:
         wanted = specs(self._options.engine, self._options.precision)
         if self._options.engine == TENSORRT:
             return self._planned(graph, settings, wanted)
-        if [precision for _, precision in wanted] == [_EXACT]:
+        if not is_contest(wanted):
             return self._plain(graph, settings, wanted[0])
         contest, ingredients, folder = self._contest(Contest, graph, settings, None)
         candidates, best = contest.run(wanted)
@@ -170,9 +168,7 @@ class EncoderBuilder:
         self, kind: type[C], graph: Graph, settings: TaskSettings, shapes: CallShapes | Buckets | None
     ) -> tuple[C, Ingredients, Path]:
         """A contest on the user's texts or ours, what its candidates are made of, and the folder that has them."""
-        texts = list(self._options.texts) or self._own_texts()
-        texts = task_named(self._facts.task).references(texts, self._tokenizer.mask_token)
-        calibrating, judged = _parted(texts)
+        calibrating, judged = judging_texts(self._facts, self._tokenizer, self._options)
         calls = list(self._calls(calibrating, settings, graph))
         ingredients = Ingredients(
             graph, self._model, calls, partial(self._export, packed=graph.packed), shapes, self._options.plan
@@ -181,11 +177,6 @@ class EncoderBuilder:
         folder.mkdir()
         self._progress.step("Ask the checkpoint itself", total=len(judged))
         examples = parity.reference(self._model, self._tokenizer, self._facts, judged, self._progress.advance)
-        if not examples:
-            raise BuildError(
-                f"None of {len(judged)} texts can be asked: the model's {self._facts.max_length} tokens leave no room "
-                f"for what {self._facts.task} needs. Give other ones with --texts, or another --max-length."
-            )
         self._progress.done(f"{len(examples)} texts of {'yours' if self._options.texts else 'ours'}")
         contest = kind(
             ingredients, folder, settings, per_text=self._per_text, examples=examples, bounds=self._options.bounds,
@@ -210,7 +201,7 @@ class EncoderBuilder:
             what = "texts, or windows of long ones" if task.windows else "texts"
             self._progress.tell(f"A request to this model takes at most {rows} {what}: its plan is built for no more.")
         candidates: Sequence[Candidate] = ()
-        if [precision for _, precision in wanted] == [_EXACT]:
+        if not is_contest(wanted):
             folder = self._scratch / "candidates"
             folder.mkdir()
             self._progress.step("Write the graph: fp32")
@@ -251,16 +242,6 @@ class EncoderBuilder:
             longest=settings.max_length,
             mask_id=settings.mask_id,
         )
-
-    def _own_texts(self) -> list[TextInput]:
-        tokenizer = self._tokenizer
-        unknown = tokenizer.unk_token_id
-
-        def ids(text: str) -> list[int]:
-            encoded: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-            return encoded
-
-        return list(paragraphs(lambda text: len(ids(text)), lambda text: ids(text).count(unknown)))
 
     def _calls(
         self, texts: Sequence[TextInput], settings: TaskSettings, graph: Graph
@@ -309,21 +290,6 @@ def step_inputs(graph: Graph) -> tuple[str, ...]:
     """The tensors that the encoder step takes: the graph's own, and the mask, which tells where a row ends."""
     mask = contract.ATTENTION_MASK.name
     return tuple(t.name for t in contract.ENCODER_INPUTS if t.name == mask or t.name in graph.inputs)
-
-
-def _parted(texts: Sequence[TextInput]) -> tuple[Sequence[TextInput], Sequence[TextInput]]:
-    """To calibrate on, and to judge on: disjoint, each spread over all `texts`, of which the same counts once."""
-    texts = list(dict.fromkeys(texts))
-    if len(texts) < 8:
-        raise EngineError(
-            f"{len(texts)} different texts are too few to choose a precision by. Give at least 8, better several "
-            "hundred, or leave nothing to choose: one --engine, such as openvino, with --precision fp32."
-        )
-    third = max(3, -(-len(texts) // _CALIBRATED))
-    calibrating = texts[::third][:_CALIBRATED]
-    rest = [text for index, text in enumerate(texts) if index % third]
-    number = min(_JUDGED, len(rest))
-    return calibrating, [rest[index * len(rest) // number] for index in range(number)]
 
 
 def _made(candidate: Candidate) -> Artefact:

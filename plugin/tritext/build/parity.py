@@ -11,13 +11,13 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from tritext import contract
 from tritext.build.checkpoint import Facts
 from tritext.build.export import has_token_types
 from tritext.engines.torch_heads import logits_of
-from tritext.errors import CheckpointError, ParityError, TritextError
+from tritext.errors import BuildError, CheckpointError, ParityError, TritextError
 from tritext.manifest import Example
 from tritext.pipeline import Pipeline, Trace
 from tritext.settings import TaskSettings
@@ -65,11 +65,20 @@ def reference(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts:
     return examples
 
 
-def _example(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Facts, item: TextInput
-) -> Example | None:
+def check_room(
+    tokenizer: PreTrainedTokenizerBase, facts: Facts, texts: Sequence[TextInput], cure: str = "Give"
+) -> None:
+    """BuildError where `reference` would leave out all of `texts`; `cure` says what else can be done about it."""
+    if all(_encoded(tokenizer, facts, text) is None for text in texts):
+        raise BuildError(
+            f"None of {len(texts)} texts can be asked: the model's {facts.max_length} tokens leave no room for what "
+            f"{facts.task} needs. {cure} another --max-length."
+        )
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, facts: Facts, item: TextInput) -> BatchEncoding | None:
+    """None for what is refused when it is served."""
     task = task_named(facts.task)
-    text, pair = item if isinstance(item, tuple) else (item, None)
     # As a batch of one: called with an empty second text alone, transformers takes it for none.
     try:
         encoded = tokenizer([item], truncation=task.cut, max_length=facts.max_length, return_tensors="pt")
@@ -77,16 +86,24 @@ def _example(
         if "too short to respect" not in str(error):
             raise
         return None
+    ids = encoded["input_ids"]
+    is_possible = (ids == tokenizer.mask_token_id).any() if task.per == "mask" else ids.numel()
+    return encoded if is_possible else None
+
+
+def _example(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Facts, item: TextInput
+) -> Example | None:
+    text, pair = item if isinstance(item, tuple) else (item, None)
+    encoded = _encoded(tokenizer, facts, item)
+    if encoded is None:
+        return None
     if not has_token_types(model):
         encoded.pop(contract.TOKEN_TYPE_IDS.name, None)
     ids = encoded["input_ids"][0].numpy().astype(np.int32)
-    if not ids.size:
-        return None
     logits = _logits(model, encoded, text)
-    if task.per == "mask":
+    if task_named(facts.task).per == "mask":
         logits = logits[ids == tokenizer.mask_token_id]
-        if not len(logits):
-            return None
     types = encoded.get(contract.TOKEN_TYPE_IDS.name)
     type_ids = np.zeros_like(ids) if types is None else types[0].numpy().astype(np.int32)
     return Example(text, pair, ids, type_ids, logits)

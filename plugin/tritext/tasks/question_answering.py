@@ -161,9 +161,12 @@ class QuestionAnsweringTask(Task):
     def request(
         self, text: str, pair: str | None, settings: TaskSettings
     ) -> tuple[dict[str, NDArray[np.object_]], dict[str, object]]:
-        """One question about one context, or about itself, in windows as long as they can be."""
+        """One question about one context, or about itself, in windows as long as they can be, which share nothing.
+
+        So a question is refused only if it leaves no room, which the usual stride does sooner.
+        """
         inputs = {QUESTION.name: column([text]), CONTEXT.name: column([pair or text])}
-        return inputs, {"max_seq_len": settings.max_length}
+        return inputs, {"max_seq_len": settings.max_length, "doc_stride": 0}
 
 
 @dataclass(frozen=True, slots=True)
