@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -210,15 +209,15 @@ def test_int8_passes_where_less_is_accepted_and_has_fp32_beside_it(
 def test_int8_bears_that_only_some_tokens_get_through_the_last_layer(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """OpenVINO has to be right about what is picked, and its range is to be measured on more than what is picked."""
+    """Behind the last attention nothing is rounded to int8, or OpenVINO would be wrong about it."""
     drift = {}
     for way in ("picked", "whole"):
         made = quick_build(
             checkpoint, tmp_path / way, engine="openvino", precision="int8", texts=JUDGED, bounds=Bounds(0.0, 2.0)
         )
         drift[way] = made.manifest.candidates[0]["accuracy"]["mean_drift"]
-        monkeypatch.setattr("tritext.build.export.pick_early", lambda _: 0)
-    assert drift["picked"] < 1.2 * drift["whole"]
+        monkeypatch.setattr("tritext.build.export.pick_early", lambda _: ())
+    assert drift["picked"] < drift["whole"]
 
 
 def test_bounds_and_texts_are_part_of_what_was_asked_for(checkpoint: Path, tmp_path: Path) -> None:
@@ -299,7 +298,6 @@ def test_no_judged_text_is_calibrated_on(checkpoint: Path, tmp_path: Path, monke
         if not ingredients.calibration:
             return build(self, ingredients, *others)
         for call in ingredients.calibration:
-            assert set(call["first_tokens"]) == set(np.flatnonzero(call["segment_ids"]))  # the last layer sees them all
             for ids, segments in zip(call["input_ids"], call["segment_ids"], strict=True):
                 seen["calibrated"] |= {tuple(ids[segments == n].tolist()) for n in range(1, segments.max() + 1)}
         raise ExportError("enough is seen")

@@ -19,7 +19,7 @@ from tritext.build.export import export, input_names
 from tritext.build.judging import judging_texts
 from tritext.build.options import BuildOptions
 from tritext.engines import engine_named
-from tritext.engines.base import FIRST_TOKENS, SEGMENT_IDS, Artefact, Graph, Ingredients, IntArray, Precision
+from tritext.engines.base import Artefact, Graph, Ingredients, IntArray, Precision
 from tritext.engines.batching import Packed, Sorted, Texts
 from tritext.engines.fixed import Bucketed, PackedCalls
 from tritext.engines.layouts import AnyLayout, layout_of, layout_values
@@ -246,7 +246,7 @@ class EncoderBuilder:
     def _calls(
         self, texts: Sequence[TextInput], settings: TaskSettings, graph: Graph
     ) -> Iterator[Mapping[str, IntArray]]:
-        """The engine calls that would run `texts`, to measure ranges on."""
+        """The engine calls that would run `texts`."""
         encoded = [self._tokenizer([text], truncation=True, max_length=self._facts.max_length) for text in texts]
         nothing = np.zeros(0, dtype=np.float32)
         requests = []
@@ -263,19 +263,7 @@ class EncoderBuilder:
             longest = max(128, -(-int(texts_of_all.lengths.max()) // 8) * 8)
             layout = PackedCalls(((1, longest),)) if graph.packed else Bucketed((longest,), 1)
         for call in layout.calls(texts_of_all, settings.pad_id, per_text=self._per_text):
-            yield _seen_whole({name: array for name, array in call.arrays.items() if name in graph.inputs})
-
-
-def _seen_whole(arrays: Mapping[str, IntArray]) -> Mapping[str, IntArray]:
-    """A packed call that looks at all tokens, for the last layer is computed for those alone that are looked at.
-
-    Of one for each text its ranges would be measured on a hundredth of what other layers' are. As many as a row has
-    places, some twice: rows of one shape make calls of one shape.
-    """
-    if FIRST_TOKENS not in arrays:
-        return arrays
-    segments = arrays[SEGMENT_IDS]
-    return {**arrays, FIRST_TOKENS: np.resize(np.flatnonzero(segments), segments.size).astype(np.int32)}
+            yield {name: array for name, array in call.arrays.items() if name in graph.inputs}
 
 
 def finish(encoder: Encoder, folder: Path, examples: Sequence[Example], tolerances: Mapping[str, float]) -> Encoder:

@@ -92,7 +92,8 @@ def export(
             encoder(*example.values())  # fills the tables
             torch.onnx.export(encoder, tuple(example.values()), str(path), **options)
         graph = onnx.load(str(path), load_external_data=False)
-        if per_text and pick_early(graph):
+        few = pick_early(graph) if per_text else ()
+        if few:
             onnx.save(graph, str(path))
         onnx.checker.check_model(str(path))
     except OSError:
@@ -101,7 +102,12 @@ def export(
         detail = str(error).strip().split("\n", maxsplit=1)[0]
         raise ExportError(f"{type(model).__name__} cannot be exported to ONNX: {detail}") from error
     kept = tuple(tensor.name for tensor in graph.graph.input)
-    return Graph(path, tuple(name for name in example if name in kept), packed)
+    return Graph(
+        path,
+        tuple(name for name in example if name in kept),
+        packed,
+        tuple(node.name for node in few if node.op_type == "MatMul"),
+    )
 
 
 @contextmanager

@@ -4,9 +4,6 @@ A head looks at one token of a text, the first, or at its masks. Behind the last
 token by itself: products with weights, norms, activations, sums. So these tokens can be picked in front of all that
 instead of behind it, and no number changes. What is saved is nine twelfths of a layer's products for nearly all tokens:
 an eighth of a model of six layers, a sixteenth of one of twelve. Keys and values are still made of every token.
-
-What is picked has as many dimensions as before, and only the last tensor is laid out again. With one less, OpenVINO
-2026.4 gives wrong numbers in int8 where it does not know how many a token has.
 """
 
 import math
@@ -45,65 +42,40 @@ class _Pick:
     output: str
     is_packed: bool
 
-    @property
-    def _places(self) -> str:
-        return f"{self.output}_places"
-
-    def begin(self) -> list[NodeProto]:
-        """The nodes that lay the index out for those of `of`."""
-        return _reshaped(self.index, self._places, (1, -1) if self.is_packed else (1,))
-
     def of(self, tensor: str) -> list[NodeProto]:
-        """The nodes that pick the same tokens of `tensor` [R, L, C].
-
-        The last one gives them: [1, T, C] if it `is_packed`, else [T, 1, C].
-        """
+        """The nodes that pick the same tokens of `tensor` [R, L, C]; the last one gives them, [T, C]."""
         picked = _picked(tensor)
         if not self.is_packed:
-            return [helper.make_node("Gather", [tensor, self._places], [picked], name=picked, axis=1)]
+            return [helper.make_node("Gather", [tensor, self.index], [picked], name=picked, axis=1)]
         flat = f"{tensor}_flat"
         return [
             helper.make_node("Flatten", [tensor], [flat], name=flat, axis=-1),
-            helper.make_node("Gather", [flat, self._places], [picked], name=picked, axis=0),
+            helper.make_node("Gather", [flat, self.index], [picked], name=picked, axis=0),
         ]
-
-    def end(self, width: int) -> list[NodeProto]:
-        """The nodes that make `output` of the picked `source`; `width` is H, or 0 where it cannot be told."""
-        if width:
-            return _reshaped(self.source, self.output, (-1, width))
-        return [helper.make_node("Flatten", [self.source], [self.output], name=self.output, axis=-1)]
 
     def inputs(self, node: NodeProto) -> Sequence[str]:
         """What `node` takes, if it is not this one; else its source as it is, however it was laid out for it."""
         return (self.source, self.index) if node.output[0] == self.output else node.input
 
 
-def pick_early(model: ModelProto) -> int:
-    """Move the picking of tokens in `model` towards its inputs; how many nodes get fewer tokens by that.
+def pick_early(model: ModelProto) -> tuple[NodeProto, ...]:
+    """Move the picking of tokens in `model` towards its inputs; the nodes that get fewer tokens by that.
 
-    `model` is changed in place. 0, and no change, where it picks none, or in several places.
+    `model` is changed in place. Nothing happens where it picks none, or in several places.
     """
     graph = model.graph
     if any(part.type == AttributeProto.GRAPH for node in graph.node for part in node.attribute):
-        return 0  # what a branch uses is not seen
+        return ()  # what a branch uses is not seen
     shapes = _shapes(model)
     picks = list(_picks(graph, shapes))
     if len(picks) != 1:
-        return 0
+        return ()
     (pick,) = picks
     nodes = _needed(graph, pick)
     moved = _moved(graph, nodes, pick, shapes)
     if moved:
-        _rewire(graph, nodes, pick, moved, shapes[pick.source][-1])
-    return len(moved)
-
-
-def _reshaped(tensor: str, output: str, shape: tuple[int, ...]) -> list[NodeProto]:
-    given = f"{output}_shape"
-    return [
-        helper.make_node("Constant", [], [given], name=given, value_ints=shape),
-        helper.make_node("Reshape", [tensor, given], [output], name=output),
-    ]
+        _rewire(graph, nodes, pick, moved)
+    return tuple(moved)
 
 
 def _picked(tensor: str) -> str:
@@ -209,20 +181,22 @@ def _constants(graph: GraphProto) -> set[str]:
     return constants
 
 
-def _rewire(graph: GraphProto, nodes: Sequence[NodeProto], pick: _Pick, moved: Sequence[NodeProto], width: int) -> None:
+def _rewire(graph: GraphProto, nodes: Sequence[NodeProto], pick: _Pick, moved: Sequence[NodeProto]) -> None:
     constants = _constants(graph)
     own = constants.union(*(node.output for node in moved))
     whole = {tensor for node in moved for tensor in node.input if tensor and tensor not in own}
     before = chain.from_iterable(pick.of(given.name) for given in graph.input if given.name in whole)
     fixed = [node for node in nodes if constants.issuperset(node.output)]
-    kept = [*fixed, *pick.begin(), *before]  # the index may be fixed, and stand behind what is picked from now
+    kept = [*fixed, *before]  # the index may be among them, and stand behind what is picked from now
     for node in nodes:
-        if node.output[0] == pick.output:
-            kept += pick.end(width)
-        elif not constants.issuperset(node.output):
+        if node.output[0] != pick.output and not constants.issuperset(node.output):
             kept += [node, *chain.from_iterable(pick.of(tensor) for tensor in node.output if tensor in whole)]
     for node in moved:
         _rename(node.input, {tensor: _picked(tensor) for tensor in whole})
+        _rename(node.output, {pick.source: pick.output})
+        for part in node.attribute:
+            if part.name == "axis":
+                part.i = -1  # there is a dimension less
     kept = [NodeProto.FromString(node.SerializeToString()) for node in kept]  # not to be lost with the graph's own
     del graph.node[:], graph.value_info[:]
     graph.node.extend(kept)

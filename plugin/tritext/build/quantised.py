@@ -32,6 +32,7 @@ def quantised(graph: Graph, precision: Precision, calls: Sequence[Mapping[str, I
         "weight_type": kind,
         "per_channel": precision == "int8",
         "op_types_to_quantize": ["MatMul"],
+        "nodes_to_exclude": list(graph.few),
         # By its own rule for fp8, the spread of values: 448 is far beyond what activations need.
         "calibrate_method": CalibrationMethod.MinMax if precision == "int8" else CalibrationMethod.Distribution,
         "use_external_data_format": len(list(graph.path.parent.iterdir())) > 1,
@@ -50,7 +51,7 @@ def quantised(graph: Graph, precision: Precision, calls: Sequence[Mapping[str, I
     except Exception as error:  # whatever the graph makes it raise
         detail = str(error).strip().split("\n", maxsplit=1)[0]
         raise ExportError(f"ONNX Runtime cannot quantise the graph: {detail}") from error
-    return Graph(path, graph.inputs, graph.packed)
+    return Graph(path, graph.inputs, graph.packed, graph.few)
 
 
 class _Reader:

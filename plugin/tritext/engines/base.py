@@ -31,11 +31,15 @@ class Graph:
     `inputs` are those of the tokenizer's tensors that it takes. Where it is `packed` it takes the inputs above too
     and no attention mask: a token attends to those of its own segment. Logits are one row a text, [T, C], or one a
     token, [R, L, C]. Its folder holds nothing else but, for a large one, its weights.
+
+    `few` names the products with weights that get only the tokens which the head looks at. They are left out of int8:
+    they hardly take time, and what they round off goes into the answer as it is.
     """
 
     path: Path
     inputs: tuple[str, ...]
     packed: bool = False
+    few: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tritext.engines.base import Artefact, Ingredients, IntArray, Precision, Runner, RunnerOptions
+from tritext.engines.base import Artefact, Graph, Ingredients, IntArray, Precision, Runner, RunnerOptions
 from tritext.engines.machine import processor_lacks
 from tritext.errors import EngineError, ExportError
 
@@ -36,7 +36,7 @@ class OnnxRuntime:
             raise ExportError(f"ONNX Runtime cannot load the exported graph: {error}") from error
         versions = {"onnxruntime": onnxruntime.__version__}
         if precision == "int8":
-            _quantise(path, folder / _INT8)
+            _quantise(ingredients.graph, folder / _INT8)
             return Artefact(_INT8, (_INT8,), "encoder_python", versions)
         parts = tuple(sorted(file.name for file in path.parent.iterdir()))  # a large graph's weights lie beside it
         for name in parts:
@@ -85,14 +85,16 @@ class OnnxRuntimeRunner:
         return logits
 
 
-def _quantise(source: Path, target: Path) -> None:
+def _quantise(graph: Graph, target: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)  # it advises through the root logger
     try:
-        quantize_dynamic(source, target, weight_type=QuantType.QInt8, per_channel=True)
+        quantize_dynamic(
+            graph.path, target, weight_type=QuantType.QInt8, per_channel=True, nodes_to_exclude=list(graph.few)
+        )
     except OSError:
         raise
     except Exception as error:  # whatever the graph makes it raise
