@@ -26,12 +26,12 @@ class Looking:
     """A server that serves nothing, follows `repository`, and refuses the build there while `fault` says why."""
 
     def __init__(self, repository: Path, monkeypatch: pytest.MonkeyPatch, *refusals: Refusal) -> None:
-        self.status, self.tried, self.fault = Status(), 0, "out of memory"
+        self.status, self.tried, self.fault, self.held = Status(), 0, "out of memory", 0
         self.during: Callable[[], None] = lambda: None  # what happens while it is tried
         remote = SimpleNamespace(alive=lambda **_: True, start_unload=lambda _: None)
         server: Any = SimpleNamespace(
             repository=repository, models=[], segments="", is_away=False, remote=remote, expecting_errors=nullcontext,
-            replace=lambda _, new: server.models.append(new), hold=lambda: None,
+            replace=lambda _, new: server.models.append(new), hold=self._hold,
         )  # fmt: skip
         supervisor: Any = SimpleNamespace(status=self.status, adopt=lambda m: self.status.serve(m.name, m.build))
         self.rollouts = Rollouts(server, supervisor, lambda _: None, refusals=refusals)
@@ -44,6 +44,9 @@ class Looking:
         self.during()
         if self.fault:
             raise ServeError(self.fault)
+
+    def _hold(self) -> None:
+        self.held += 1
 
     def look(self) -> dict[str, Any]:
         """Look once; what /ready says of the model then."""
@@ -70,6 +73,12 @@ def commit(config: Path) -> int:
 @pytest.fixture
 def looking(tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch) -> Looking:
     return Looking(tmp_path, monkeypatch)
+
+
+def test_each_look_holds_what_is_served_whose_record_may_have_been_written_anew(looking: Looking) -> None:
+    for number in (1, 2):
+        looking.look()
+        assert looking.held == number
 
 
 def test_a_refused_commit_is_tried_once_and_named(looking: Looking, config: Path) -> None:
