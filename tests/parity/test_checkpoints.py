@@ -9,11 +9,12 @@ import pytest
 import torch
 from asking import InProcess
 from comparing import compare_texts, compare_tokens
-from hard_texts import SINGLE
+from hard_texts import PAIRS, SINGLE
 from reference import Reference
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.normalizers import NFKD, Lowercase, Replace, Sequence, StripAccents
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 from zoo import Zoo
 
@@ -187,7 +188,30 @@ def test_an_unusual_checkpoint_answers_as_the_pipeline_does(what: str, tmp_path:
 
 
 def test_a_tokenizer_that_gives_more_than_the_model_has_is_refused(tmp_path: Path) -> None:
-    """Pairs have token type 1, which this model lacks."""
-    checkpoint = make(tmp_path / "checkpoint", A["bert"].but(type_vocab_size=1), H["single"])
+    """The second texts of pairs have token type 2, and this model has 0 and 1."""
+    checkpoint = make(tmp_path / "checkpoint", A["bert"], H["single"])
+    path = checkpoint / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:2 [SEP]:2",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )  # fmt: skip
+    tokenizer.save(str(path))
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    with_tokenizer_config(checkpoint, tokenizer_class="PreTrainedTokenizerFast", model_input_names=inputs)
     with pytest.raises(CheckpointError, match="no embedding for an id or a token type"):
         build(locate(str(checkpoint)), BuildOptions("it", tmp_path / "repository", engine="openvino", precision="fp32"))
+
+
+def test_a_model_with_one_token_type_takes_both_texts_of_a_pair_for_that(tmp_path: Path) -> None:
+    """Its tokenizer numbers them all the same; transformers answers where it is told not to."""
+    checkpoint = make(tmp_path / "checkpoint", A["bert"].but(type_vocab_size=1), H["single"])
+    model = build(
+        locate(str(checkpoint)), BuildOptions("it", tmp_path / "repository", engine="openvino", precision="fp32")
+    ).model
+    reference = Reference(checkpoint, is_tokens=False)
+    assert max(reference.encode(PAIRS[0], "right")["token_type_ids"]) == 1
+    reference.tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    assert "token_type_ids" not in reference.encode(PAIRS[0], "right")
+    for items in (PAIRS, TEXTS):
+        compare_texts(reference, InProcess(Pipeline.load(model)), items, [{"top_k": "all"}]).check()

@@ -15,6 +15,7 @@ from zoo import Zoo
 
 from tritext.naming import step_name
 from tritext.serve import Server
+from waiting import until
 
 CALLERS = 16
 
@@ -47,6 +48,7 @@ def test_merged_requests_do_not_mix(
     send = ask(name, "over gRPC")
     with ThreadPoolExecutor(CALLERS) as pool:
         answers = list(pool.map(lambda texts: rows(send(texts, **parameters)), requests))
+    until(lambda: counted(server, step)[0] - before[0] >= len(requests))  # Triton answers first and counts then
     after = counted(server, step)
 
     comparison = Comparison(reference(name))

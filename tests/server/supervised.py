@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,11 +89,3 @@ def traffic(url: str, model: str, text: str, callers: int = 4) -> Iterator[Traff
         stopping.set()
         for thread in threads:
             thread.join()
-
-
-def until(happened: Callable[[], object], what: Callable[[], object] = lambda: "", patience: float = 60.0) -> None:
-    """Wait for it; `what` is shown where it does not happen."""
-    deadline = time.monotonic() + patience
-    while not happened():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.02)

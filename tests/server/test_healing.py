@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import tritonclient.grpc as triton
-from supervised import Supervised, ask, supervised, traffic, until
+from supervised import Supervised, ask, supervised, traffic
 
 from benchmarks.reliability.faults import Faults, pids
 from building import make_checkpoint, quick_build
@@ -28,6 +28,7 @@ from tritext.repository import committed
 from tritext.serve import ensemble, healer
 from tritext.serve.guardian import SHARED_MEMORY
 from tritext.serve.launch import Command
+from waiting import until
 
 TEXT = "All human beings are born free and equal in dignity and rights."
 STEP_MEMORY = 1_500_000_000

@@ -9,7 +9,7 @@ from textwrap import dedent
 
 import pytest
 import toy
-from supervised import Supervised, ask, supervised, until
+from supervised import Supervised, ask, supervised
 from test_serve import on_free_ports
 
 from building import make_checkpoint, quick_build
@@ -19,6 +19,7 @@ from tritext.repository import CONFIG, VERSION, committed
 from tritext.serve.rollout import Rollouts
 from tritext.serve.steps import step_processes
 from tritext.serve.supervisor import Supervisor
+from waiting import until
 
 OLD, NEW = "00000001", "00000002"
 SLOW = """

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from supervised import Supervised, ask, supervised, traffic, until
+from supervised import Supervised, ask, supervised, traffic
 from typer.testing import CliRunner
 
 from building import make_checkpoint, quick_build, record_anew
@@ -16,6 +16,7 @@ from tritext.cli import app
 from tritext.errors import RepositoryError, ServeError
 from tritext.repository import BuiltModel, committed
 from tritext.serve.steps import step_processes
+from waiting import until
 
 TEXT = "All human beings are born free and equal in dignity and rights."
 
