@@ -31,7 +31,7 @@ from tritext.bench.traffic import Traffic, traffic
 from tritext.engines.batching import Call
 
 ROUNDS = 5
-SATURATED = {"one text a request": (64, 1), "eight texts a request": (16, 8)}
+SATURATED = {"one text a request": (256, 1), "eight texts a request": (32, 8)}  # callers, texts
 SINGLE = "one caller, 16 tokens"
 
 
