@@ -25,6 +25,7 @@ from tritext.errors import BuildError, EngineError, ExportError
 from tritext.manifest import CHECK, read_reference
 from tritext.repository import BuiltModel
 from tritext.settings import EngineSettings
+from tritext.stages.base import Request
 from tritext.stages.encoder import EncoderStage
 
 needs_int8 = pytest.mark.skipif(bool(processor_lacks("int8")), reason="this processor has no int8 products")
@@ -40,7 +41,9 @@ def settings_of(model: BuiltModel) -> EngineSettings:
 def fastest_first(monkeypatch: pytest.MonkeyPatch, *precisions: str) -> None:
     """Let the clock say that the precisions are fast in this order."""
 
-    def times(_self: Contest, stages: Sequence[EncoderStage], rounds: int) -> list[list[float]]:
+    def times(
+        _self: Contest, stages: Sequence[EncoderStage], _requests: Sequence[Request], rounds: int
+    ) -> list[list[float]]:
         return [[1.0 + precisions.index(stage._settings.variants[0].precision)] * rounds for stage in stages]
 
     monkeypatch.setattr(Contest, "_times", times)
