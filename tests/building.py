@@ -18,7 +18,7 @@ from tritext.errors import TritextError
 from tritext.manifest import MANIFEST, sha256
 from tritext.pipeline import Pipeline
 from tritext.progress import Progress
-from tritext.repository import BuiltModel
+from tritext.repository import BuiltModel, committed
 from tritext.stages.base import Request
 
 TEXTS = ("Hello world", "Ein zweiter, etwas längerer Text über Freiheit und Würde.", "", "日本語 🙂")
@@ -87,3 +87,10 @@ def snapshot(folder: Path) -> dict[str, str]:
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         for path in sorted(folder.rglob("*"))
     }
+
+
+def model(repository: Path, name: str = "texts") -> BuiltModel:
+    """The committed model `name` of a repository."""
+    found = committed(repository, name)
+    assert found is not None
+    return found

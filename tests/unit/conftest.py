@@ -1,5 +1,6 @@
 """What several tests need; what takes seconds to make is shared, and not written to."""
 
+import shutil
 import time
 from pathlib import Path
 
@@ -48,3 +49,9 @@ def repository(checkpoint: Path, token_checkpoint: Path, tmp_path_factory: pytes
     quick_build(checkpoint, folder, "texts")
     quick_build(token_checkpoint, folder, "tokens")
     return folder
+
+
+@pytest.fixture
+def copy(repository: Path, tmp_path: Path) -> Path:
+    """`repository`, to be changed."""
+    return Path(shutil.copytree(repository, tmp_path / "copy"))

@@ -18,14 +18,14 @@ from typing import Any
 
 import pytest
 
-from building import answers, make_checkpoint, quick_build, snapshot
+from building import answers, make_checkpoint, model, quick_build, snapshot
 from crashing import Points, played_back, record
 from tritext.build import release
 from tritext.build.staging import LOCK, STAGING, staging
 from tritext.errors import RepositoryError
 from tritext.naming import ROLES, step_name
 from tritext.pipeline import Pipeline
-from tritext.repository import BUILDS, CONFIG, BuiltModel, committed
+from tritext.repository import BUILDS, CONFIG, BuiltModel
 
 SCRIPT = Path(__file__).parents[1] / "crashing.py"
 
@@ -34,17 +34,6 @@ SCRIPT = Path(__file__).parents[1] / "crashing.py"
 def other_checkpoint(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Like `checkpoint`, with other weights."""
     return make_checkpoint(tmp_path_factory.mktemp("other") / "checkpoint", seed=5)
-
-
-@pytest.fixture
-def copy(repository: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(repository, tmp_path / "copy"))
-
-
-def model(repository: Path, name: str = "texts") -> BuiltModel:
-    found = committed(repository, name)
-    assert found is not None
-    return found
 
 
 def hidden(repository: Path) -> list[str]:

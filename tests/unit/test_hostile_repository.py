@@ -14,28 +14,17 @@ from typing import Any
 
 import pytest
 
-from building import make_checkpoint, snapshot
+from building import make_checkpoint, model, snapshot
 from tritext.build.checkpoint import Overrides, inspect
 from tritext.build.source import locate
 from tritext.build.weights import load_model
 from tritext.errors import CheckpointError, RepositoryError
 from tritext.manifest import MANIFEST, Manifest
-from tritext.repository import CONFIG, BuiltModel, committed, models, verify
+from tritext.repository import CONFIG, models, verify
 from tritext.settings import SETTINGS, EngineSettings, TaskSettings
 
 DEEP = "[" * 100_000 + "]" * 100_000
 PACKAGE = Path(__file__).parents[2] / "plugin" / "tritext"
-
-
-@pytest.fixture
-def copy(repository: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(repository, tmp_path / "copy"))
-
-
-def model(repository: Path, name: str = "texts") -> BuiltModel:
-    found = committed(repository, name)
-    assert found is not None
-    return found
 
 
 def change(path: Path, **values: Any) -> None:

@@ -11,30 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from building import make_checkpoint, quick_build, record_anew, snapshot
+from building import make_checkpoint, model, quick_build, record_anew, snapshot
 from tritext.build import release
 from tritext.build.staging import STAGING, staging
 from tritext.errors import BuildError, RepositoryError
 from tritext.in_use import InUse, is_in_use
 from tritext.manifest import MANIFEST
 from tritext.naming import ROLES, step_name
-from tritext.repository import BUILDS, CONFIG, KEPT, VERSION, BuiltModel, committed, earlier
+from tritext.repository import BUILDS, CONFIG, KEPT, VERSION, BuiltModel, earlier
 
 
 @pytest.fixture(scope="module")
 def other_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("other") / "checkpoint", seed=5)
-
-
-@pytest.fixture
-def copy(repository: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(repository, tmp_path / "copy"))
-
-
-def model(repository: Path, name: str = "texts") -> BuiltModel:
-    found = committed(repository, name)
-    assert found is not None
-    return found
 
 
 def weights(model: BuiltModel) -> Path:

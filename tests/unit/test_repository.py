@@ -8,23 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from building import answers, snapshot
+from building import answers, model, snapshot
 from tritext import contract
 from tritext.errors import EngineError, RepositoryError
 from tritext.naming import ROLES, STEP_PATTERN, step_name
 from tritext.pipeline import Pipeline
-from tritext.repository import BUILDS, CONFIG, BuiltModel, committed, is_ours, models, read_config
-
-
-@pytest.fixture
-def copy(repository: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(repository, tmp_path / "copy"))
-
-
-def model(repository: Path, name: str = "texts") -> BuiltModel:
-    found = committed(repository, name)
-    assert found is not None
-    return found
+from tritext.repository import BUILDS, CONFIG, committed, is_ours, models, read_config
 
 
 def files(repository: Path) -> list[Path]:
