@@ -8,7 +8,7 @@ an eighth of a model of six layers, a sixteenth of one of twelve. Keys and value
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, MutableSequence, Sequence, Set
+from collections.abc import Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final, TypeAlias
@@ -66,15 +66,15 @@ def pick_early(model: ModelProto) -> tuple[NodeProto, ...]:
     graph = model.graph
     if any(part.type == AttributeProto.GRAPH for node in graph.node for part in node.attribute):
         return ()  # what a branch uses is not seen
-    shapes = _shapes(model)
-    picks = list(_picks(graph, shapes))
+    shapes, constants = _shapes(model), _constants(graph)
+    picks = list(_picks(graph, constants, shapes))
     if len(picks) != 1:
         return ()
     (pick,) = picks
     nodes = _needed(graph, pick)
-    moved = _moved(graph, nodes, pick, shapes)
+    moved = _moved(graph, nodes, pick, constants, shapes)
     if moved:
-        _rewire(graph, nodes, pick, moved)
+        _rewire(graph, nodes, pick, moved, constants)
     return tuple(moved)
 
 
@@ -106,8 +106,8 @@ def _is_of_tokens(shape: Shape | None) -> bool:
     return shape is not None and len(shape) == _RANK and 1 not in shape[:-1]
 
 
-def _picks(graph: GraphProto, shapes: Mapping[str, Shape]) -> Iterator[_Pick]:
-    made_by, constants = _made_by(graph), _constants(graph)
+def _picks(graph: GraphProto, constants: set[str], shapes: Mapping[str, Shape]) -> Iterator[_Pick]:
+    made_by = {output: node for node in graph.node for output in node.output}
     is_packed = any(given.name == FIRST_TOKENS for given in graph.input)
     for node in graph.node:
         if node.op_type != "Gather":
@@ -119,10 +119,6 @@ def _picks(graph: GraphProto, shapes: Mapping[str, Shape]) -> Iterator[_Pick]:
             continue
         if _is_of_tokens(shapes.get(source)):
             yield _Pick(source, index, node.output[0], is_packed)
-
-
-def _made_by(graph: GraphProto) -> dict[str, NodeProto]:
-    return {output: node for node in graph.node for output in node.output}
 
 
 def _axis(node: NodeProto, usual: int) -> int:
@@ -140,9 +136,10 @@ def _needed(graph: GraphProto, pick: _Pick) -> list[NodeProto]:
     return needed[::-1]
 
 
-def _moved(graph: GraphProto, nodes: Sequence[NodeProto], pick: _Pick, shapes: Mapping[str, Shape]) -> list[NodeProto]:
+def _moved(
+    graph: GraphProto, nodes: Sequence[NodeProto], pick: _Pick, constants: set[str], shapes: Mapping[str, Shape]
+) -> list[NodeProto]:
     """Those of `nodes` that can get picked tokens only: tokenwise ones whose outputs nobody else takes, last first."""
-    constants = _constants(graph)
     takers: defaultdict[str, set[str]] = defaultdict(set)  # nodes, by their first outputs
     for node in nodes:
         for tensor in pick.inputs(node):
@@ -157,7 +154,7 @@ def _moved(graph: GraphProto, nodes: Sequence[NodeProto], pick: _Pick, shapes: M
     return moved
 
 
-def _is_tokenwise(node: NodeProto, constants: Set[str], shapes: Mapping[str, Shape]) -> bool:
+def _is_tokenwise(node: NodeProto, constants: set[str], shapes: Mapping[str, Shape]) -> bool:
     if node.op_type not in _TOKENWISE:
         return False
     fixed = [tensor for tensor in node.input if tensor in constants]
@@ -181,8 +178,9 @@ def _constants(graph: GraphProto) -> set[str]:
     return constants
 
 
-def _rewire(graph: GraphProto, nodes: Sequence[NodeProto], pick: _Pick, moved: Sequence[NodeProto]) -> None:
-    constants = _constants(graph)
+def _rewire(
+    graph: GraphProto, nodes: Sequence[NodeProto], pick: _Pick, moved: Sequence[NodeProto], constants: set[str]
+) -> None:
     own = constants.union(*(node.output for node in moved))
     whole = {tensor for node in moved for tensor in node.input if tensor and tensor not in own}
     before = chain.from_iterable(pick.of(given.name) for given in graph.input if given.name in whole)
