@@ -10,10 +10,15 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 from benchmarks.processes import family
 from tritext.bench.served import Served
 from tritext.engines.turns import TURNS
+
+# Seconds in which what callers have left behind is finished: a step that is stopped within a request may find on waking
+# that a lock of Triton's took too long, and ends.
+_SETTLE: Final = 0.5
 
 
 class Paused:
@@ -56,6 +61,7 @@ class Paused:
         try:
             yield
         finally:
+            time.sleep(_SETTLE)
             self._pause()
 
     def _pause(self) -> None:

@@ -169,9 +169,10 @@ def serving(repository: Path, names: Sequence[str]) -> Iterator[dict[str, Setup]
     # As Ctrl-C, which the event loop ends cleanly on: otherwise stopped servers would be left.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     with contextlib.ExitStack() as stack:
-        turns = stack.enter_context(tempfile.TemporaryDirectory())
 
-        def start(models: Sequence[str], some: Sequence[int], turns: str = turns) -> Paused:
+        def start(models: Sequence[str], some: Sequence[int], turns: str = "") -> Paused:
+            # Locks of its own: one that is stopped within a call keeps its turn.
+            turns = turns or stack.enter_context(tempfile.TemporaryDirectory())
             server = Paused(repository, models, some, turns)
             stack.callback(server.end)
             server.wait_ready()

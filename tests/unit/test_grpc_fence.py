@@ -138,6 +138,15 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def test_an_answer_does_not_wait_until_its_caller_has_confirmed_another(place: Place) -> None:
+    with calling(place) as ask:
+        ask(b"1")
+        (tunnel,) = place.fence.tunnels
+        connection = tunnel.caller.connection
+        assert connection is not None
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 @pytest.mark.parametrize("size", [0, 1, 70_000, 20_000_000])
 def test_messages_of_any_size_go_both_ways(place: Place, size: int) -> None:
     with calling(place) as ask:

@@ -160,6 +160,23 @@ def test_one_that_is_stopped_does_not_keep_the_others_waiting_for_ever(
     assert warnings(caplog) == 1
 
 
+def test_who_waits_is_woken_and_need_not_look(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "_LOOK", 1e6)
+    holder = holder_of_the_turn(start)
+    Timer(0.1, tell, [holder]).start()
+    with Turn(tmp_path):
+        assert holder.wait() == 0
+
+
+def test_a_bell_that_nobody_hears_keeps_nobody_from_his_turn(tmp_path: Path) -> None:
+    turn = Turn(tmp_path)
+    for _ in range(70_000):  # more than a pipe holds
+        with turn:
+            pass
+    with Turn(tmp_path):
+        pass
+
+
 def test_an_error_in_a_call_ends_the_turn(tmp_path: Path) -> None:
     turn, other = Turn(tmp_path), Turn(tmp_path)
     with pytest.raises(RuntimeError), turn:
@@ -196,7 +213,7 @@ def test_turns_can_be_switched_off_and_are_where_no_lock_can_be_had(
 
 def test_an_encoder_that_is_gone_leaves_no_file_open(tmp_path: Path) -> None:
     kept = [Turn(tmp_path) for _ in range(50)]
-    assert len(_open_in(tmp_path)) >= 50
+    assert len(_open_in(tmp_path)) >= 4 * 50
     del kept
     gc.collect()
     assert not _open_in(tmp_path)
@@ -221,19 +238,32 @@ def _open_in(folder: Path) -> list[Path]:
     ],
 )
 def test_who_has_most_while_another_wants_some_is_greedy(waited: float, held: float, is_greedy: bool) -> None:
-    share = Share()
-    for _ in range(100):
-        share.note(waited, held)
-    assert share.is_greedy is is_greedy
+    assert turns_of(100, waited, held).is_greedy is is_greedy
 
 
 def test_greed_is_forgotten_when_nobody_else_wants_anything() -> None:
-    share = Share()
-    for _ in range(100):
-        share.note(0.010, 0.040)
-    for _ in range(200):
-        share.note(0.0, 0.040)
+    share, now = Share(), time.monotonic()
+    for number in range(1, 101):
+        share.note(0.010, 0.040, now + 0.05 * number)
+    assert share.is_greedy
+    for number in range(101, 201):
+        share.note(0.0, 0.040, now + 0.05 * number)
     assert not share.is_greedy
+
+
+def test_to_be_asked_whether_it_is_alive_makes_no_other_greedy() -> None:
+    share, now = Share(), time.monotonic()
+    for number in range(1, 101):
+        share.note(0.0 if number % 20 else 0.015, 0.040, now + 0.05 * number)  # once a second, behind a long call
+        assert not share.is_greedy
+
+
+def turns_of(count: int, waited: float, held: float) -> Share:
+    """The share of one that had so many, all alike, one after the other."""
+    share, now = Share(), time.monotonic()
+    for number in range(1, count + 1):
+        share.note(waited, held, now + number * (waited + held))
+    return share
 
 
 def test_an_encoder_knows_that_it_waited(tmp_path: Path, start: Start) -> None:

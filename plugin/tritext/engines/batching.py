@@ -37,7 +37,7 @@ _COARSEST: Final = 128
 _FEW: Final = 16
 _STRETCH: Final = 1.25  # the last call may be so much larger, which is cheaper than one more
 _LAST: Final = 1 << 31  # beyond every index
-_BRIEF: Final = 4  # times as much is in a call when nobody is waiting
+_BRIEF: Final = 2  # times as much is in a call when nobody is waiting
 _REMEMBERED: Final = 512  # calls of a text alone, at most 20 bytes a token each
 
 

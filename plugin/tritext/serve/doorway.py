@@ -46,8 +46,8 @@ class Doorway(ABC):
         family = socket.AF_INET6 if ":" in self._address else socket.AF_INET
         both = self._address == "::" and socket.has_dualstack_ipv6()
         bound = socket.create_server((self._address, self._port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
-        # For what is accepted, which inherits it: asyncio sets it only where a socket says that its protocol is TCP, and
-        # these say 0. Else an answer waits until the caller has confirmed the one before, which takes up to 40 ms.
+        # What is accepted inherits this: asyncio sets it only where a socket says that its protocol is TCP, and these
+        # say 0. Else an answer waits until the caller has confirmed the one before, which takes up to 40 ms.
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return bound
 

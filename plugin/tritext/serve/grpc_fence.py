@@ -198,10 +198,14 @@ class _End(asyncio.Protocol):
         """Whether it is there."""
         return self._transport is not None
 
+    @property
+    def connection(self) -> socket.socket | None:
+        """Of the connection, while it is there."""
+        return None if self._transport is None else self._transport.get_extra_info("socket")
+
     def watch(self) -> None:
         """Have the kernel ask whether the other end is still there."""
-        if self._transport is not None:
-            connection = self._transport.get_extra_info("socket")
+        if (connection := self.connection) is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for option, value in _ALIVE:
                 connection.setsockopt(socket.IPPROTO_TCP, option, value)
