@@ -6,8 +6,8 @@ takes a lock, and behind that a place in a queue of one (the "turnstile"), witho
 would get the next one too. A call is short (milliseconds), which makes the sharing fair and quick: a request of one
 text waits for one call of a request of thousands, not for all of them.
 
-One that takes most of the machine while another wants some of it makes shorter calls (`Share`), so that the other waits
-less. Two that want all of it have each half, and go on with calls of full length, which cost less.
+One that keeps most of the machine for seconds while another wants some of it makes shorter calls (`Share`), so that the
+other waits less. Calls of full length cost less: a spike goes on with them, and so do two that want all of it.
 
 The locks are files (flock): the kernel frees them when their owner dies. One that is stopped keeps them, so patience
 is limited, and then everybody goes on without turns for a while.
@@ -35,10 +35,11 @@ _LOOK: Final = 0.05  # seconds between looks at a lock whose owner may have died
 _PATIENCE: Final = 1.0
 _LAPSE: Final = 30.0  # without turns, after somebody's patience was exhausted
 
-_MEMORY: Final = 1.0  # seconds that say how the machine is shared
-# Of that time: what another one's use of it is at least. A tiny inference that asks whether it is alive takes less.
-_SOME: Final = 0.03
-_GREED: Final = 2  # times as much as the others have. Two that want all of it have the same, now one a little more
+_MEMORY: Final = 4.0  # seconds that say how the machine is shared
+# Of that time: what one's own use of it is at least, and another's. A spike of two seconds is no greed, nor does a tiny
+# inference that asks whether somebody is alive want anything.
+_MOST, _SOME = 0.5, 0.03
+_GREED: Final = 2  # times as much as the others have: two that want all of it have the same, now one a little more
 _SAFELY: Final = os.O_CLOEXEC | os.O_NOFOLLOW
 
 _log: Final = logging.getLogger("tritext")
@@ -58,8 +59,9 @@ class Share:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether most is one's own, while others want some."""
-        return self._held > _GREED * self._waited and self._waited > _SOME * _MEMORY
+        """Whether most has been one's own for a while, and others want some."""
+        others = self._waited
+        return self._held > max(_MOST * _MEMORY, _GREED * others) and others > _SOME * _MEMORY
 
 
 class Turn:
