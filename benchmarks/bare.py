@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from tritext import contract
 from tritext.engines import engine_named
 from tritext.engines.base import Runner, RunnerOptions
-from tritext.engines.batching import Call, Packed, Sorted, Texts
+from tritext.engines.batching import Call, Sorted, Texts
 from tritext.engines.layouts import AnyLayout
 from tritext.engines.machine import streams, threads
+from tritext.engines.packing import Packed
 from tritext.repository import BuiltModel, committed
 from tritext.settings import EngineSettings, Variant
 

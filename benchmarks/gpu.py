@@ -46,7 +46,8 @@ from tritext.build.source import locate
 from tritext.build.weights import load_model
 from tritext.engines import engine_named
 from tritext.engines.base import FIRST_TOKENS, POSITION_IDS, SEGMENT_IDS, Graph, Ingredients, Runner, RunnerOptions
-from tritext.engines.batching import Call, Packed, Texts
+from tritext.engines.batching import Call, Texts
+from tritext.engines.packing import Packed
 from tritext.errors import ServeError
 from tritext.serve.installation import find
 from tritext.tasks import task_named

@@ -19,7 +19,8 @@ from rich.table import Table
 from benchmarks.bare import Bare, built
 from benchmarks.report import write
 from tritext.bench.lengths import Lengths
-from tritext.engines.batching import Call, Packed
+from tritext.engines.batching import Call
+from tritext.engines.packing import Packed
 
 TEXTS, ROUNDS = 128, 7
 CEILING = "full 16x128 batches"

@@ -25,7 +25,8 @@ from tritext.build import BuildOptions, build
 from tritext.build.gate import Bounds
 from tritext.build.source import locate
 from tritext.engines.base import Precision
-from tritext.engines.batching import Call, Packed
+from tritext.engines.batching import Call
+from tritext.engines.packing import Packed
 from tritext.repository import BuiltModel
 
 ROUNDS: Final = 15

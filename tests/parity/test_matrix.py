@@ -30,8 +30,9 @@ from tritext.build.texts import parity_texts
 from tritext.build.weights import load_model
 from tritext.engines import ENGINES, engine_named
 from tritext.engines.base import Graph, Ingredients
-from tritext.engines.batching import Packed, Sorted
+from tritext.engines.batching import Sorted
 from tritext.engines.layouts import layout_values
+from tritext.engines.packing import Packed
 from tritext.engines.plan import Recipe
 from tritext.engines.shapes import Buckets, CallShapes
 from tritext.errors import TritextError

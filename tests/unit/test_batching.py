@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tritext.engines.batching import Call, Packed, Sorted, Texts
+from tritext.engines.batching import Call, Sorted, Texts
 from tritext.engines.fixed import Bucketed, PackedCalls
 from tritext.engines.layouts import AnyLayout, layout_from, layout_values
+from tritext.engines.packing import Packed
 from tritext.engines.shapes import CallShapes
 from tritext.errors import InvalidInput
 from tritext.settings import EngineSettings

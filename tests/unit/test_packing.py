@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tritext.bench.lengths import Lengths
-from tritext.engines.batching import Call, Packed, Sorted, Texts, _of_one
+from tritext.engines.batching import Call, Sorted, Texts
+from tritext.engines.packing import Packed, _of_one
 
 PAD = 7
 sizes_of = st.lists(st.integers(1, 300), min_size=1, max_size=80)

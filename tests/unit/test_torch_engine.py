@@ -24,7 +24,8 @@ from checkpoints import ARCHITECTURES, HEADS, Architecture, make
 from tritext import contract
 from tritext.build.texts import parity_texts
 from tritext.engines.base import FIRST_TOKENS, POSITION_IDS, SEGMENT_IDS, Graph, Ingredients, RunnerOptions
-from tritext.engines.batching import Layout, Packed, Sorted, Texts
+from tritext.engines.batching import Layout, Sorted, Texts
+from tritext.engines.packing import Packed
 from tritext.engines.pytorch import ENGINE
 from tritext.errors import EngineError
 

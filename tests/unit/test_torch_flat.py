@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoMod
 
 from checkpoints import ARCHITECTURES
 from tritext.engines.base import FIRST_TOKENS, POSITION_IDS, SEGMENT_IDS
-from tritext.engines.batching import Packed, Texts
+from tritext.engines.batching import Texts
+from tritext.engines.packing import Packed
 from tritext.engines.torch_attention import NAME, _attention, arguments
 from tritext.engines.torch_flat import STARTS, Flat, Shape, fitting
 from tritext.engines.torch_load import round_to

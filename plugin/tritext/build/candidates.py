@@ -15,8 +15,9 @@ from tritext.build.gate import Accuracy, Bounds, accuracy
 from tritext.build.parity import encoder_request
 from tritext.engines import ENGINES, engine_named
 from tritext.engines.base import Artefact, Ingredients, Precision
-from tritext.engines.batching import Packed, Sorted
+from tritext.engines.batching import Sorted
 from tritext.engines.layouts import AnyLayout, layout_of, layout_values
+from tritext.engines.packing import Packed
 from tritext.errors import BuildError, EngineError, ExportError, TritextError
 from tritext.manifest import Example
 from tritext.progress import Progress

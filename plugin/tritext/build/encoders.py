@@ -20,9 +20,10 @@ from tritext.build.judging import judging_texts
 from tritext.build.options import BuildOptions
 from tritext.engines import engine_named
 from tritext.engines.base import Artefact, Graph, Ingredients, IntArray, Precision
-from tritext.engines.batching import Packed, Sorted, Texts
+from tritext.engines.batching import Sorted, Texts
 from tritext.engines.fixed import Bucketed, PackedCalls
 from tritext.engines.layouts import AnyLayout, layout_of, layout_values
+from tritext.engines.packing import Packed
 from tritext.engines.plan import Recipe
 from tritext.engines.shapes import Buckets, CallShapes
 from tritext.errors import EngineError, ExportError, TritextError

@@ -6,7 +6,8 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from tritext.engines.batching import Call, Row, Sorted, Texts, filled, never, packed_call, without
+from tritext.engines.batching import Call, Sorted, Texts, never
+from tritext.engines.packing import Row, filled, packed_call, without
 from tritext.engines.shapes import bucket, texts_of
 from tritext.errors import InvalidInput
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
-from tritext.engines.batching import Layout, Packed, Sorted
+from tritext.engines.batching import Layout, Sorted
 from tritext.engines.fixed import Bucketed, PackedCalls
+from tritext.engines.packing import Packed
 from tritext.engines.shapes import Buckets, CallShapes
 
 AnyLayout = Sorted | Packed | PackedCalls | Bucketed
