@@ -16,8 +16,8 @@ from benchmarks.processes import family
 from tritext.bench.served import Served
 from tritext.engines.turns import TURNS
 
-# Seconds in which what callers have left behind is finished: a step that is stopped within a request may find on waking
-# that a lock of Triton's took too long, and ends.
+# Seconds in which what callers have left behind is finished, but for the server's own questions to its models: a step
+# that is stopped within a request may find on waking that a lock of Triton's took too long, and ends.
 _SETTLE: Final = 0.5
 
 

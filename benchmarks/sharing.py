@@ -4,9 +4,10 @@
 
 In each round: each model alone on the whole machine, pinned, and in the shared server while the other is idle; both
 at once; and spikes that do not coincide, one schedule of arrivals sent to every set-up. There latency counts from the
-time a request was due, and what a spike leaves behind meets what comes next. One process makes all the load; it runs
-on the same cores. A server that is not being measured is stopped (SIGSTOP). Medians are over rounds, ratios are formed
-within a round. "without turns" is the shared server with TRITEXT_TURNS=off.
+time a request was due, and what a spike leaves behind meets what comes next. All of this is too short for calls to be
+cut short as greed (`benchmarks.reliability.isolation` is not). The order of the set-ups changes by round. One process
+makes all the load; it runs on the same cores. A server that is not being measured is stopped (SIGSTOP). Medians are
+over rounds, ratios are formed within a round. "without turns" is the shared server with TRITEXT_TURNS=off.
 """
 
 import asyncio
@@ -119,18 +120,25 @@ def requests(served: Served) -> Traffic:
     return traffic(served.encoder({}), texts, counts, batch_size=1, max_length=served.info.max_length)
 
 
+def rotated(setups: Sequence[str], by: int) -> Sequence[str]:
+    """The same in another order: what the machine's speed does within a round shall not always meet the same one."""
+    start = by % len(setups)
+    return [*setups[start:], *setups[:start]]
+
+
 def one_round(names: Sequence[str], setups: Mapping[str, Setup], seed: int) -> dict[str, Any]:
     """The figures of one round."""
+    served = rotated((SHARED, WITHOUT, PINNED), seed)
     busy: dict[str, Any] = {
-        name: {setup: setups[setup].saturate(name)[name] for setup in (name, SHARED, WITHOUT, PINNED)} for name in names
+        name: {setup: setups[setup].saturate(name)[name] for setup in rotated((name, *served), seed)} for name in names
     }
-    both = {setup: setups[setup].saturate(*names) for setup in (SHARED, WITHOUT, PINNED)}
+    both = {setup: setups[setup].saturate(*names) for setup in served}
     capacity = {name: busy[name][PINNED]["requests_per_second"] for name in names}
     due = {
         name: arrivals(BASE * capacity[name], SPIKE * capacity[name], SPIKES[place], 2 * seed + place)
         for place, name in enumerate(names)
     }
-    spiking = {setup: setups[setup].spikes(due) for setup in (SHARED, WITHOUT, PINNED)}
+    spiking = {setup: setups[setup].spikes(due) for setup in served}
     return {"one busy": busy, "both busy": both, "capacity": capacity, "spikes": spiking}
 
 
@@ -145,13 +153,15 @@ def ratios(names: Sequence[str], figures: Mapping[str, Any]) -> dict[str, float]
         found[f"{name} busy, the other idle: shared ÷ alone"] = speeds[SHARED] / alone[name]
         found[f"{name} busy, the other idle: without turns ÷ alone"] = speeds[WITHOUT] / alone[name]
         found[f"{name} busy, the other idle: shared ÷ pinned"] = speeds[SHARED] / speeds[PINNED]
-    for setup, both in figures["both busy"].items():
+    for setup in (SHARED, WITHOUT, PINNED):
+        both = figures["both busy"][setup]
         together = sum(some["tokens_per_second"] for some in both.values())
         found[f"both busy, {setup}: together ÷ the better alone"] = together / max(alone.values())
         for name in names:
             found[f"both busy, {setup}: {name} ÷ its own alone"] = both[name]["tokens_per_second"] / alone[name]
     spikes = figures["spikes"]
-    for setup, some in spikes.items():
+    for setup in (SHARED, WITHOUT, PINNED):
+        some = spikes[setup]
         found |= {f"spikes, {setup}: p{p} ms": some[f"p{p}_ms"] for p in (50, 99)}
         found[f"spikes, {setup}: failed"] = sum(sum(each["failed"].values()) for each in some["models"].values())
     for setup in (SHARED, WITHOUT):

@@ -2,13 +2,13 @@
 
     python -m benchmarks.reliability.overload .demo/repository spam
 
-First the capacity, with a few callers. Then requests at 20 times that rate for a minute, each of 32 texts of mixed
-lengths, as the client sends them. Then five floods of ten seconds: what is done for three seconds from two seconds
-after each on, over the same before it, for the machine's speed changes by itself. Then 5,000 requests of one text at
-once, nine times, of which the one with the median p50 of refusals is told, and once more for the memory, since
-whoever looks at that takes time from all; and for comparison 5,000 calls at once of the cheapest that Triton has
-(ServerLive). The load generator shares the machine. Times are seconds; what was refused and what was taken are told
-apart, and memory is that of Triton with all its steps.
+First the capacity, with a few callers. Then five floods of ten seconds at 20 times that rate: what is done for three
+seconds from two seconds after each on, over the same just before it and over that before the first, in pairs for the
+machine's speed changes by itself. Then a minute of it, requests of 32 texts of mixed lengths each, as the client
+sends them. Then 5,000 requests of one text at once, nine times, of which the one with the median p50 of refusals is
+told, and once more for the memory, since whoever looks at that takes time from all; and for comparison 5,000 calls at
+once of the cheapest that Triton has (ServerLive). The load generator shares the machine. Times are seconds; what was
+refused and what was taken are told apart, and memory is that of Triton with all its steps.
 """
 
 import statistics
@@ -102,14 +102,14 @@ def flood(served: Served, sent: Traffic, rate: float, seconds: float = SECONDS) 
     return load.run(main())
 
 
-def recovered(served: Served, sent: Traffic, rate: float) -> list[float]:
-    """What is done from two seconds after a flood on, over what was done before it; of each of several."""
+def recovered(served: Served, sent: Traffic, rate: float) -> list[dict[str, float]]:
+    """Requests a second before a flood and from two seconds after it on, of each of several."""
     found = []
     for _ in range(RECOVERIES):
         before = capacity(served, sent, _WINDOW, warmup=0.0)
         flood(served, sent, rate, _SHORT)
         time.sleep(2.0)
-        found.append(capacity(served, sent, _WINDOW, warmup=0.0) / before)
+        found.append({"before": before, "after": capacity(served, sent, _WINDOW, warmup=0.0)})
         time.sleep(_PAUSE)
     return found
 
@@ -161,14 +161,16 @@ def measured(served: Served, triton: int) -> dict[str, Any]:
     full = capacity(served, many)
     quiet = megabytes(triton)
     with Memory(triton) as memory:
+        recoveries = recovered(served, many, TIMES * full)
         run = flood(served, many, TIMES * full)
+    after = megabytes(triton)
     answered = float(run.answered.sum() / run.seconds)
     document: dict[str, Any] = {
         "latency_goal": GOAL,
         "capacity_requests_per_second": full,
         "flood": {**figures(run), "answered_per_second_over_capacity": answered / full},
-        "two_seconds_after_over_before": recovered(served, many, TIMES * full),
-        "megabytes": {"before": quiet, "most": memory.most, "after": megabytes(triton)},
+        "recoveries": recoveries,
+        "megabytes": {"before": quiet, "most": memory.most, "after": after},
     }
     bursts = []
     for _ in range(BURSTS):
@@ -205,10 +207,19 @@ def show(found: dict[str, Any]) -> None:
     console.print(
         f"latency goal {found['latency_goal']:g} s; {TEXTS} texts a request; capacity "
         f"{found['capacity_requests_per_second']:.1f} requests/s; of it answered meanwhile "
-        f"{found['flood']['answered_per_second_over_capacity']:.2f}, two seconds after "
-        f"{statistics.median(found['two_seconds_after_over_before']):.2f} of that before; MB before, most, after: "
+        f"{found['flood']['answered_per_second_over_capacity']:.2f}; MB before, most, after: "
         + ", ".join(f"{value:.0f}" for value in found["megabytes"].values())
     )
+    first = found["recoveries"][0]["before"]
+    paired = [each["after"] / each["before"] for each in found["recoveries"]]
+    lasting = [each["after"] / first for each in found["recoveries"]]
+    console.print(
+        f"from two seconds after a flood on ÷ before it: {_ratios(paired)}; ÷ before the first: {_ratios(lasting)}"
+    )
+
+
+def _ratios(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def _seconds(value: float | None) -> str:

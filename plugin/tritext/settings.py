@@ -58,7 +58,7 @@ class Variant:
     engine: str
     precision: str
     artefact: str  # file name
-    layout: Mapping[str, Any]  # as tritext.engines.batching writes it
+    layout: Mapping[str, Any]  # as tritext.engines.layouts writes it
     tolerance: float  # how far a logit may be from the checkpoint's in check.npz
     options: Mapping[str, Any] = field(default_factory=dict)  # the engine's own
 

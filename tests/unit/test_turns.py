@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from textwrap import dedent
-from threading import Timer
+from threading import Thread, Timer
 from typing import Any
 
 import pytest
@@ -36,6 +36,17 @@ CALLER = """
             os.write(log, b"begin %d\\n" % os.getpid())
             time.sleep(0.01)
             os.write(log, b"end %d\\n" % os.getpid())
+"""
+# One turn, and its number in a file that all write to. Who waits never looks at the locks, for the bells say all.
+NAMED = """
+    from tritext.engines import turns
+    turns._LOOK = turns._PATIENCE = 1e6
+    turn, order = Turn(folder), os.open(folder / "order", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    with turn:
+        os.write(order, b"%d\\n")
+        time.sleep(0.1)
 """
 HEAD = """
     import os, sys, time
@@ -168,13 +179,35 @@ def test_who_waits_is_woken_and_need_not_look(start: Start, tmp_path: Path, monk
         assert holder.wait() == 0
 
 
+def test_those_that_wait_are_woken_in_the_order_in_which_they_came(start: Start, tmp_path: Path) -> None:
+    holder = holder_of_the_turn(start)
+    waiters = [start(NAMED % number) for number in range(4)]
+    for waiter in waiters:  # one after the other
+        says(waiter, "ready")
+        tell(waiter)
+        while not is_listening(waiter.pid):
+            time.sleep(0.01)
+    tell(holder)
+    assert [waiter.wait() for waiter in waiters] == [0] * 4
+    assert (tmp_path / "order").read_text().split() == ["0", "1", "2", "3"]
+
+
+def is_listening(pid: int) -> bool:
+    """Whether an epoll of that process has something to listen to."""
+    return any("tfd:" in file.read_text() for file in Path(f"/proc/{pid}/fdinfo").iterdir())
+
+
 def test_a_bell_that_nobody_hears_keeps_nobody_from_his_turn(tmp_path: Path) -> None:
     turn = Turn(tmp_path)
-    for _ in range(70_000):  # more than a pipe holds
-        with turn:
+    for path in tmp_path.glob("*.bell"):
+        bell = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        with suppress(BlockingIOError):
+            while os.write(bell, bytes(4096)):
+                pass
+        os.close(bell)
+    for each in (turn, Turn(tmp_path)):
+        with each:
             pass
-    with Turn(tmp_path):
-        pass
 
 
 def test_an_error_in_a_call_ends_the_turn(tmp_path: Path) -> None:
@@ -211,6 +244,22 @@ def test_turns_can_be_switched_off_and_are_where_no_lock_can_be_had(
     assert "Encoders do not take turns" in caplog.text
 
 
+@pytest.mark.parametrize("kind", ["lock", "bell"])
+def test_what_another_put_in_their_place_is_not_taken_for_locks(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    Turn(tmp_path)
+    path = next(tmp_path.glob(f"*-call.{kind}"))
+    path.unlink()
+    if kind == "bell":
+        path.touch()
+    else:
+        os.mkfifo(path)
+    monkeypatch.setenv(TURNS, str(tmp_path))
+    assert isinstance(turn(), NoTurn)
+    assert f"{path.name}" in caplog.text
+
+
 def test_an_encoder_that_is_gone_leaves_no_file_open(tmp_path: Path) -> None:
     kept = [Turn(tmp_path) for _ in range(50)]
     assert len(_open_in(tmp_path)) >= 4 * 50
@@ -239,46 +288,52 @@ def _open_in(folder: Path) -> list[Path]:
     ],
 )
 def test_who_has_most_while_another_wants_some_is_greedy(waited: float, held: float, is_greedy: bool) -> None:
-    assert turns_of(300, waited, held).is_greedy is is_greedy
+    assert greed_after(300, waited, held) is is_greedy
 
 
 def test_a_spike_is_not_greed() -> None:
-    assert not turns_of(40, 0.010, 0.040).is_greedy
+    assert not greed_after(40, 0.010, 0.040)
 
 
 def test_greed_is_forgotten_when_nobody_else_wants_anything() -> None:
     share, now = Share(), time.monotonic()
     for number in range(1, 301):
         share.note(0.010, 0.040, now + 0.05 * number)
-    assert share.is_greedy
+    assert share.is_greedy(now + 15)
+    assert not share.is_greedy(now + 60)  # nothing at all has been asked meanwhile
     for number in range(301, 601):
         share.note(0.0, 0.040, now + 0.05 * number)
-    assert not share.is_greedy
+    assert not share.is_greedy(now + 30)
 
 
-def turns_of(count: int, waited: float, held: float) -> Share:
-    """The share of one that had so many, all alike, one after the other."""
+def greed_after(turns: int, waited: float, held: float) -> bool:
+    """Whether one is greedy that had so many, all alike, one after the other."""
     share, now = Share(), time.monotonic()
-    for number in range(1, count + 1):
-        share.note(waited, held, now + number * (waited + held))
-    return share
+    for _ in range(turns):
+        now += waited + held
+        share.note(waited, held, now)
+    return share.is_greedy(now)
 
 
 def test_an_encoder_knows_that_it_waited(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "_MEMORY", 1.0)
+    monkeypatch.setattr(turns, "_MEMORY", 0.2)
     own = Turn(tmp_path)
     with own:
         time.sleep(0.2)
     assert not own.is_greedy()
-    holder = start(HOLDER)
-    told = holder.stdout
-    assert told is not None
-    while told.readline() != "mine\n":
-        pass
-    Timer(0.1, lambda: holder.communicate("done\n")).start()
+    holder = holder_of_the_turn(start)
+    following = next(tmp_path.glob("*-next.lock"))
+
+    def release() -> None:
+        while not is_locked(following):
+            time.sleep(0.01)
+        time.sleep(0.1)
+        tell(holder)
+
+    Thread(target=release).start()
     with own:
-        time.sleep(1.0)
-    assert own.is_greedy()
+        time.sleep(0.4)
+    assert own._share._waited > 0.02
 
 
 def test_without_any_folder_for_the_locks_encoders_take_no_turns(

@@ -7,22 +7,26 @@ would get the next one too. A call is short (milliseconds), which makes the shar
 text waits for one call of a request of thousands, not for all of them.
 
 One that keeps most of the machine for seconds while another wants some of it makes shorter calls (`Share`), so that the
-other waits less. Calls of full length cost less: a spike goes on with them, and so do two that want all of it.
+other waits less. Calls of full length cost less: a spike goes on with them, and so do two that want all of it and whose
+calls take alike.
 
 The locks are files (flock): the kernel frees them when their owner dies. One that is stopped keeps them, so patience
 is limited, and then everybody goes on without turns for a while.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import logging
 import math
 import os
 import select
+import stat
 import tempfile
 import time
 import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -39,8 +43,7 @@ _MEMORY: Final = 4.0  # seconds that say how the machine is shared
 # Of that time: what one's own use of it is at least, and another's. A spike of two seconds is no greed, nor does a tiny
 # inference that asks whether somebody is alive want anything.
 _MOST, _SOME = 0.5, 0.03
-_GREED: Final = 2  # times as much as the others have: two that want all of it have the same, now one a little more
-_SAFELY: Final = os.O_CLOEXEC | os.O_NOFOLLOW
+_GREED: Final = 2  # times as much as the others have: two alike that want all of it have now one, now the other more
 
 _log: Final = logging.getLogger("tritext")
 
@@ -54,14 +57,17 @@ class Share:
 
     def note(self, waited: float, held: float, now: float) -> None:
         """A turn that ended `now` took `held` seconds, and was waited for for `waited`, while others had theirs."""
-        fade = math.exp((self._noted - now) / _MEMORY)
+        fade = self._fade(now)
         self._held, self._waited, self._noted = self._held * fade + held, self._waited * fade + waited, now
 
-    @property
-    def is_greedy(self) -> bool:
+    def is_greedy(self, now: float) -> bool:
         """Whether most has been one's own for a while, and others want some."""
-        others = self._waited
-        return self._held > max(_MOST * _MEMORY, _GREED * others) and others > _SOME * _MEMORY
+        fade = self._fade(now)
+        mine, others = self._held * fade, self._waited * fade
+        return mine > max(_MOST * _MEMORY, _GREED * others) and others > _SOME * _MEMORY
+
+    def _fade(self, now: float) -> float:
+        return math.exp((self._noted - now) / _MEMORY)
 
 
 class Turn:
@@ -79,7 +85,7 @@ class Turn:
 
     def is_greedy(self) -> bool:
         """Whether this encoder has most of the machine, while others want some of it."""
-        return self._share.is_greedy
+        return self._share.is_greedy(time.monotonic())
 
     def __enter__(self) -> Self:
         self._asked = self._began = time.monotonic()
@@ -87,8 +93,10 @@ class Turn:
             return self
         deadline = self._asked + _PATIENCE
         if self._next.take(deadline):
-            self._mine = self._call.take(deadline)
-            self._next.free()
+            try:
+                self._mine = self._call.take(deadline)
+            finally:
+                self._next.free()
         self._began = time.monotonic()
         if not self._mine:
             _log.warning("Another encoder has not ended its call for %g s; going on beside it.", _PATIENCE)
@@ -136,26 +144,36 @@ def turn() -> Turn | NoTurn:
 class _Lock:
     """The file `path`.lock, which one process has at a time; and a bell, a named pipe, that wakes who waits for it.
 
-    The kernel lets a process wait for the file, but for ever. Who looks again and again either waits too long or takes
-    from the call that he waits for: every 0.3 ms cost two busy encoders a tenth of their throughput.
+    The kernel lets a process wait for the file, but for ever. Who looks again and again instead waits too long, or takes
+    from the call that he waits for.
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | _SAFELY, 0o600)
-        weakref.finalize(self, os.close, self._file)
-        with contextlib.suppress(FileExistsError):
+        self._file = self._opened(f"{path}.lock", os.O_CREAT, stat.S_ISREG)
+        try:
             os.mkfifo(f"{path}.bell", 0o600)
-        self._bell = os.open(f"{path}.bell", os.O_RDWR | os.O_NONBLOCK | _SAFELY)
-        weakref.finalize(self, os.close, self._bell)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            error.filename = f"{path}.bell"
+            raise
+        self._bell = self._opened(f"{path}.bell", os.O_NONBLOCK, stat.S_ISFIFO)
         self._ear = select.epoll()
+        with self._listening():  # that this can be is to be known now, and not when a request waits
+            pass
 
     def take(self, deadline: float) -> bool:
         """Whether it was had by the `deadline`."""
-        while not self._is_taken():
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            self._listen(min(left, _LOOK))
+        if self._is_taken():
+            return True
+        with self._listening():
+            while not self._is_taken():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                if self._ear.poll(min(left, _LOOK)):
+                    with contextlib.suppress(BlockingIOError):  # another one has heard it too
+                        os.read(self._bell, 1 << 16)
         return True
 
     def free(self) -> None:
@@ -164,14 +182,21 @@ class _Lock:
         with contextlib.suppress(BlockingIOError):  # it has been ringing for long
             os.write(self._bell, b".")
 
-    def _listen(self, patience: float) -> None:
-        """Wait behind those that came before, of whom the bell wakes one: else who has just had it may be first."""
+    def _opened(self, path: str, flags: int, is_kind: Callable[[int], bool]) -> int:
+        """The file, open as long as this lock is there; OSError where it is another's, who might keep it for ever."""
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+        weakref.finalize(self, os.close, file)
+        found = os.fstat(file)
+        if found.st_uid != os.geteuid() or not is_kind(found.st_mode):
+            raise PermissionError(errno.EPERM, "it is not this user's, or of another kind", path)
+        return file
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Behind those that came before, of whom the bell wakes one: else who has just had it may be the next too."""
         self._ear.register(self._bell, select.EPOLLIN | select.EPOLLEXCLUSIVE)
         try:
-            if self._ear.poll(patience):
-                os.read(self._bell, 1 << 16)
-        except BlockingIOError:  # another one has heard it too
-            pass
+            yield
         finally:
             self._ear.unregister(self._bell)
 
