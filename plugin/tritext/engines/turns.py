@@ -144,8 +144,8 @@ def turn() -> Turn | NoTurn:
 class _Lock:
     """The file `path`.lock, which one process has at a time; and a bell, a named pipe, that wakes who waits for it.
 
-    The kernel lets a process wait for the file, but for ever. Who looks again and again instead waits too long, or takes
-    from the call that he waits for.
+    The kernel lets a process wait for the file, but for ever. Who looks again and again instead waits too long, or
+    takes from the call that he waits for.
     """
 
     def __init__(self, path: Path) -> None:
