@@ -63,6 +63,7 @@ def call(address: str, model: str, seen: Seen, stopping: threading.Event, seed: 
                 seen.answered += len(client.classify(model, texts, retries=0))
             except TritextError as error:
                 seen.failed.append(f"{type(error).__name__}: {error}")
+                print(seen.failed[-1], file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
