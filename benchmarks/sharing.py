@@ -44,6 +44,7 @@ BASE, SPIKE = 0.15, 1.5  # of what a model can do in its pinned server
 SPIKES: Final = ((0.5, 2.5), (6.5, 8.5)), ((3.5, 5.5), (9.5, 11.5))  # seconds, of each model
 SCHEDULE: Final = 12.0  # seconds
 SHARED, WITHOUT, PINNED = "shared", "shared, without turns", "pinned"
+SETUPS: Final = SHARED, WITHOUT, PINNED
 
 Runs = Mapping[str, load.Run]
 
@@ -128,7 +129,7 @@ def rotated(setups: Sequence[str], by: int) -> Sequence[str]:
 
 def one_round(names: Sequence[str], setups: Mapping[str, Setup], seed: int) -> dict[str, Any]:
     """The figures of one round."""
-    served = rotated((SHARED, WITHOUT, PINNED), seed)
+    served = rotated(SETUPS, seed)
     busy: dict[str, Any] = {
         name: {setup: setups[setup].saturate(name)[name] for setup in rotated((name, *served), seed)} for name in names
     }
@@ -153,14 +154,14 @@ def ratios(names: Sequence[str], figures: Mapping[str, Any]) -> dict[str, float]
         found[f"{name} busy, the other idle: shared ÷ alone"] = speeds[SHARED] / alone[name]
         found[f"{name} busy, the other idle: without turns ÷ alone"] = speeds[WITHOUT] / alone[name]
         found[f"{name} busy, the other idle: shared ÷ pinned"] = speeds[SHARED] / speeds[PINNED]
-    for setup in (SHARED, WITHOUT, PINNED):
+    for setup in SETUPS:
         both = figures["both busy"][setup]
         together = sum(some["tokens_per_second"] for some in both.values())
         found[f"both busy, {setup}: together ÷ the better alone"] = together / max(alone.values())
         for name in names:
             found[f"both busy, {setup}: {name} ÷ its own alone"] = both[name]["tokens_per_second"] / alone[name]
     spikes = figures["spikes"]
-    for setup in (SHARED, WITHOUT, PINNED):
+    for setup in SETUPS:
         some = spikes[setup]
         found |= {f"spikes, {setup}: p{p} ms": some[f"p{p}_ms"] for p in (50, 99)}
         found[f"spikes, {setup}: failed"] = sum(sum(each["failed"].values()) for each in some["models"].values())
