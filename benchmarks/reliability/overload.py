@@ -2,17 +2,20 @@
 
     python -m benchmarks.reliability.overload .demo/repository spam
 
-First the capacity, with a few callers. Then five floods of ten seconds at 20 times that rate: what is done for three
-seconds from two seconds after each on, over the same just before it and over that before the first, in pairs for the
-machine's speed changes by itself. Then a minute of it, requests of 32 texts of mixed lengths each, as the client
-sends them. Then 5,000 requests of one text at once, nine times, of which the one with the median p50 of refusals is
-told, and once more for the memory, since whoever looks at that takes time from all; and for comparison 5,000 calls at
-once of the cheapest that Triton has (ServerLive). The load generator shares the machine. Times are seconds; what was
-refused and what was taken are told apart, and memory is that of Triton with all its steps.
+First the capacity, with a few callers. Then seven floods of ten seconds at 20 times that rate: what is done for three
+seconds from two seconds after each on, over the same just before it and before the first. The machine's speed changes
+by itself, so each is measured beside a twin, a server of the same model that is never flooded and runs only for that.
+Then a minute of it, requests of 32 texts of mixed lengths each, as the client sends them. Then 5,000 requests of one
+text at once, nine times, of which the one with the median p50 of refusals is told, and once more for the memory, since
+whoever looks at that takes time from all; and for comparison 5,000 calls at once of the cheapest that Triton has
+(ServerLive). The load generator shares the machine. Times are seconds; what was refused and what was taken are told
+apart, and memory is that of Triton with all its steps.
 """
 
+import os
 import statistics
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -23,9 +26,11 @@ from typing import Any, Final
 
 import numpy as np
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from benchmarks.efficiency import requests
+from benchmarks.paused import Paused
 from benchmarks.processes import family, mebibytes
 from benchmarks.reliability.burst import burst
 from benchmarks.report import write
@@ -43,7 +48,7 @@ TEXTS: Final = 32
 GOAL: Final = 2.0
 PERCENTILES: Final = (50, 99, 100)
 BURSTS: Final = 9
-RECOVERIES: Final = 5
+RECOVERIES: Final = 7
 _SHORT: Final = 10.0  # seconds of such a flood
 _WINDOW: Final = 3.0  # seconds before it, and from two seconds after it on
 _PAUSE: Final = 4.0  # seconds between them
@@ -102,15 +107,20 @@ def flood(served: Served, sent: Traffic, rate: float, seconds: float = SECONDS) 
     return load.run(main())
 
 
-def recovered(served: Served, sent: Traffic, rate: float) -> list[dict[str, float]]:
-    """Requests a second before a flood and from two seconds after it on, of each of several."""
+def recovered(served: Served, twin: Paused, sent: Traffic, rate: float) -> list[dict[str, float]]:
+    """Requests a second before a flood and from two seconds after it on, of each of several, here and by the twin."""
+
+    def twins() -> float:
+        with twin.running():
+            return capacity(twin.served[served.name], sent, _WINDOW, warmup=0.0)
+
     found = []
-    for _ in range(RECOVERIES):
-        before = capacity(served, sent, _WINDOW, warmup=0.0)
+    for _ in track(range(RECOVERIES), "Floods", console=Console(stderr=True)):
+        one = {"twin_before": twins(), "before": capacity(served, sent, _WINDOW, warmup=0.0)}
         flood(served, sent, rate, _SHORT)
         time.sleep(2.0)
-        found.append({"before": before, "after": capacity(served, sent, _WINDOW, warmup=0.0)})
-        time.sleep(_PAUSE)
+        one |= {"after": capacity(served, sent, _WINDOW, warmup=0.0), "twin_after": twins()}
+        found.append(one)
     return found
 
 
@@ -155,13 +165,13 @@ def percentiles(seconds: Any) -> dict[str, float | None]:
     return {f"p{each}": float(np.percentile(seconds, each, method="inverted_cdf")) for each in PERCENTILES}
 
 
-def measured(served: Served, triton: int) -> dict[str, Any]:
+def measured(served: Served, twin: Paused, triton: int) -> dict[str, Any]:
     """Every figure."""
     many, single = requests(served, Lengths(), TEXTS), requests(served, Lengths(), 1)
     full = capacity(served, many)
     quiet = megabytes(triton)
     with Memory(triton) as memory:
-        recoveries = recovered(served, many, TIMES * full)
+        recoveries = recovered(served, twin, many, TIMES * full)
         run = flood(served, many, TIMES * full)
     after = megabytes(triton)
     answered = float(run.answered.sum() / run.seconds)
@@ -210,12 +220,22 @@ def show(found: dict[str, Any]) -> None:
         f"{found['flood']['answered_per_second_over_capacity']:.2f}; MB before, most, after: "
         + ", ".join(f"{value:.0f}" for value in found["megabytes"].values())
     )
-    first = found["recoveries"][0]["before"]
-    paired = [each["after"] / each["before"] for each in found["recoveries"]]
-    lasting = [each["after"] / first for each in found["recoveries"]]
-    console.print(
-        f"from two seconds after a flood on ÷ before it: {_ratios(paired)}; ÷ before the first: {_ratios(lasting)}"
-    )
+    show_recoveries(found["recoveries"], console)
+
+
+def show_recoveries(found: Sequence[dict[str, float]], console: Console) -> None:
+    """What is done after a flood over what was done before it, and before the first."""
+    for title, first in (("before it", None), ("before the first", found[0])):
+        own, twins, both = [], [], []
+        for each in found:
+            start = first or each
+            own.append(each["after"] / start["before"])
+            twins.append(each["twin_after"] / start["twin_before"])
+            both.append(own[-1] / twins[-1])
+        console.print(
+            f"from two seconds after a flood on ÷ {title}: {_ratios(own)}; the twin, which had none: "
+            f"{_ratios(twins)}; over the twin's {_ratios(both)}"
+        )
 
 
 def _ratios(values: Sequence[float]) -> str:
@@ -228,8 +248,15 @@ def _seconds(value: float | None) -> str:
 
 def main(repository: str, name: str) -> None:
     """Measure, print a table, keep the figures."""
-    with serving(Path(repository), [name], "--latency-goal", str(GOAL)) as server:
-        found = measured(Served(server.grpc, name, _DRAIN), server.triton)
+    options = ("--latency-goal", str(GOAL))
+    with tempfile.TemporaryDirectory() as locks:
+        twin = Paused(Path(repository), [name], sorted(os.sched_getaffinity(0)), locks)
+        try:
+            twin.wait_ready()
+            with serving(Path(repository), [name], *options) as server:
+                found = measured(Served(server.grpc, name, _DRAIN), twin, server.triton)
+        finally:
+            twin.end()
     show(found)
     write(f"overload-{name}", f"python -m benchmarks.reliability.overload REPOSITORY {name}", found)
 
