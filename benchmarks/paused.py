@@ -16,9 +16,10 @@ from benchmarks.processes import family
 from tritext.bench.served import Served
 from tritext.engines.turns import TURNS
 
-# Seconds in which what callers have left behind is finished, but for the server's own questions to its models: a step
-# that is stopped within a request may find on waking that a lock of Triton's took too long, and ends.
+# Seconds in which what callers have left behind is finished, and then the server's own last questions to its models: a
+# step that is stopped within a request may find on waking that a lock of Triton's took too long, and ends.
 _SETTLE: Final = 0.5
+_LAST_QUESTIONS: Final = 0.1
 
 
 class Paused:
@@ -65,7 +66,10 @@ class Paused:
             self._pause()
 
     def _pause(self) -> None:
-        _signal(self._processes(), signal.SIGSTOP)
+        processes = self._processes()
+        _signal(processes[:1], signal.SIGSTOP)  # it asks nothing any more
+        time.sleep(_LAST_QUESTIONS)
+        _signal(processes[1:], signal.SIGSTOP)
 
     def end(self) -> None:
         """End it for good."""
