@@ -7,7 +7,8 @@ at once; and spikes that do not coincide, one schedule of arrivals sent to every
 time a request was due, and what a spike leaves behind meets what comes next. All of this is too short for calls to be
 cut short as greed (`benchmarks.reliability.isolation` is not). The order of the set-ups changes by round. One process
 makes all the load; it runs on the same cores. A server that is not being measured is stopped (SIGSTOP). Medians are
-over rounds, ratios are formed within a round. "without turns" is the shared server with TRITEXT_TURNS=off.
+over rounds, ratios are formed within a round. Both at once have some seconds more to warm up, in which their encoders
+make what they compute with on half of the cores. "without turns" is the shared server with TRITEXT_TURNS=off.
 """
 
 import asyncio
@@ -40,6 +41,7 @@ from tritext.bench.traffic import Traffic, traffic
 ROUNDS: Final = 5
 CONCURRENCY: Final = 32
 WARMUP, SATURATED = 0.5, 2.0  # seconds of each measurement at saturation
+WARMUP_OF_BOTH: Final = 3.0
 BASE, SPIKE = 0.15, 1.5  # of what a model can do in its pinned server
 SPIKES: Final = ((0.5, 2.5), (6.5, 8.5)), ((3.5, 5.5), (9.5, 11.5))  # seconds, of each model
 SCHEDULE: Final = 12.0  # seconds
@@ -58,7 +60,11 @@ class Setup:
 
     def saturate(self, *names: str) -> dict[str, dict[str, Any]]:
         """Keep the models of these names busy; what each one did."""
-        closed = {"concurrency": CONCURRENCY, "seconds": SATURATED, "warmup": WARMUP}
+        closed = {
+            "concurrency": CONCURRENCY,
+            "seconds": SATURATED,
+            "warmup": WARMUP if len(names) == 1 else WARMUP_OF_BOTH,
+        }
         runs = self._run(dict.fromkeys(names, (load.closed_loop, closed)))
         return {name: self._figures(name, run) for name, run in runs.items()}
 

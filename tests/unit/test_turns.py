@@ -134,6 +134,28 @@ def test_calls_never_overlap_and_everybody_gets_his_share(start: Start, tmp_path
     assert min(calls[:first].count(str(caller.pid)) for caller in callers) >= 5
 
 
+def test_halves_are_computed_beside_each_other_and_the_whole_alone(start: Start, tmp_path: Path) -> None:
+    halves = [start(HOLDER.replace("Turn(folder):", "Turn(folder).beside():")) for _ in range(2)]
+    for half in halves:
+        says(half, "waiting")
+        says(half, "mine")
+    whole = start(HOLDER)
+    says(whole, "waiting")
+    call, behind = (next(tmp_path.glob(f"*-{name}.lock")) for name in ("call", "next"))
+    while not is_locked(behind):
+        time.sleep(0.01)
+    tell(halves[0])
+    assert halves[0].wait() == 0
+    assert is_locked(behind), "it did not wait for the second half"
+    late = start(HOLDER.replace("Turn(folder):", "Turn(folder).beside():"))
+    says(late, "waiting")
+    tell(halves[1])
+    says(whole, "mine")  # though another half wants to go on
+    tell(whole)
+    says(late, "mine")
+    assert is_locked(call)
+
+
 def test_one_that_is_killed_gives_its_turn_back(start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     holder = holder_of_the_turn(start)
     waiter = holder_of_the_place_behind(start, tmp_path)
@@ -291,27 +313,59 @@ def test_who_has_most_while_another_wants_some_is_greedy(waited: float, held: fl
     assert greed_after(300, waited, held) is is_greedy
 
 
+@pytest.mark.parametrize(
+    ("others", "own", "is_even"),
+    [
+        (0.0, 0.040, False),  # alone
+        (0.010, 0.040, False),  # another wants a fifth of the machine
+        (0.030, 0.040, True),  # both want all of it
+        (0.040, 0.030, True),
+        (0.040, 0.010, False),  # the one that wants little
+    ],
+)
+def test_those_that_want_all_each_as_much_are_even(others: float, own: float, is_even: bool) -> None:
+    share, now = Share(1.0), time.monotonic()
+    for _ in range(100):
+        now += own + others
+        share.note(own, others, now)
+    assert share.is_even(now) is is_even
+    assert not share.is_even(now + 2)
+
+
+def test_a_half_knows_of_its_company(tmp_path: Path, start: Start) -> None:
+    for company in (False, True):
+        if company:
+            says(other := start(HOLDER.replace("Turn(folder):", "Turn(folder).beside():")), "waiting")
+            says(other, "mine")
+        turn = Turn(tmp_path)
+        for _ in range(40):
+            with turn.beside():
+                time.sleep(0.05)
+        assert turn.is_even() is company
+        assert not turn.is_greedy()
+
+
 def test_a_spike_is_not_greed() -> None:
     assert not greed_after(40, 0.010, 0.040)
 
 
 def test_greed_is_forgotten_when_nobody_else_wants_anything() -> None:
-    share, now = Share(), time.monotonic()
+    share, now = Share(4.0), time.monotonic()
     for number in range(1, 301):
-        share.note(0.010, 0.040, now + 0.05 * number)
+        share.note(0.040, 0.010, now + 0.05 * number)
     assert share.is_greedy(now + 15)
     assert not share.is_greedy(now + 60)  # nothing at all has been asked meanwhile
     for number in range(301, 601):
-        share.note(0.0, 0.040, now + 0.05 * number)
+        share.note(0.040, 0.0, now + 0.05 * number)
     assert not share.is_greedy(now + 30)
 
 
 def greed_after(turns: int, waited: float, held: float) -> bool:
     """Whether one is greedy that had so many, all alike, one after the other."""
-    share, now = Share(), time.monotonic()
+    share, now = Share(4.0), time.monotonic()
     for _ in range(turns):
         now += waited + held
-        share.note(waited, held, now)
+        share.note(held, waited, now)
     return share.is_greedy(now)
 
 

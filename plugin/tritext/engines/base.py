@@ -89,13 +89,15 @@ class Artefact:
 class RunnerOptions:
     """How an artefact is run: `threads` for all of `streams` together, None leaves their number to the engine.
 
-    `streams` is how many threads of the caller's may call `run` at once; `engine` are the engine's own settings.
+    `streams` is how many threads of the caller's may call `run` at once; `engine` are the engine's own settings. Where
+    they are not `bound` threads may run on any core: another process may be about to use as many.
     """
 
     precision: Precision
     threads: int | None = None
     streams: int = 1
     engine: Mapping[str, Any] = field(default_factory=dict)
+    bound: bool = True
 
 
 class Runner(Protocol):
@@ -109,9 +111,13 @@ class Runner(Protocol):
 
 
 class Engine(Protocol):
-    """One engine: builds its artefact, and makes the runner for it."""
+    """One engine: builds its artefact, and makes the runner for it.
+
+    Where it `divides`, a process may have several runners, each with a number of threads of its own.
+    """
 
     name: ClassVar[str]
+    divides: ClassVar[bool]
     precisions: ClassVar[tuple[Precision, ...]]
 
     def build(self, ingredients: Ingredients, precision: Precision, folder: Path) -> Artefact:

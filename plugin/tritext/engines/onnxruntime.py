@@ -24,6 +24,7 @@ class OnnxRuntime:
     """
 
     name: ClassVar[str] = "onnxruntime"
+    divides: ClassVar[bool] = True
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "int8")
 
     def build(self, ingredients: Ingredients, precision: Precision, folder: Path) -> Artefact:

@@ -33,6 +33,7 @@ class OpenVino:
     """
 
     name: ClassVar[str] = "openvino"
+    divides: ClassVar[bool] = True
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "bf16", "int8")
 
     def build(self, ingredients: Ingredients, precision: Precision, folder: Path) -> Artefact:
@@ -85,6 +86,7 @@ class OpenVinoRunner:
             "INFERENCE_PRECISION_HINT": hint,
             "NUM_STREAMS": options.streams,
             **threads,
+            **({} if options.bound else {"ENABLE_CPU_PINNING": False}),
             **options.engine,
         }
         try:

@@ -22,6 +22,7 @@ class PyTorch:
     """
 
     name: ClassVar[str] = "torch"
+    divides: ClassVar[bool] = False
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "bf16", "fp16")
 
     def build(self, ingredients: Ingredients, precision: Precision, folder: Path) -> Artefact:

@@ -29,6 +29,7 @@ class TensorRt:
     """The engine as a build sees it; `automatic` is never, since a build cannot measure what serves elsewhere."""
 
     name: ClassVar[str] = "tensorrt"
+    divides: ClassVar[bool] = False
     precisions: ClassVar[tuple[Precision, ...]] = ("fp16", "bf16", "fp32", "int8", "fp8")
 
     def build(self, ingredients: Ingredients, precision: Precision, folder: Path) -> Artefact:

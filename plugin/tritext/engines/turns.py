@@ -7,8 +7,11 @@ would get the next one too. A call is short (milliseconds), which makes the shar
 text waits for one call of a request of thousands, not for all of them.
 
 One that keeps most of the machine for seconds while another wants some of it makes shorter calls (`Share`), so that the
-other waits less. Calls of full length cost less: a spike goes on with them, and so do two that want all of it and whose
-calls take alike.
+other waits less. Calls of full length cost less: a spike goes on with them.
+
+Those that want all of it, each as much as the others, compute beside each other instead, each on half of the cores
+(`Turn.beside`): where all are wanted all the time, threads of a call that need not wait for others cost less. Who asks
+for the whole machine meanwhile gets its turn when all of them have ended their calls.
 
 The locks are files (flock): the kernel frees them when their owner dies. One that is stopped keeps them, so patience
 is limited, and then everybody goes on without turns for a while.
@@ -44,34 +47,48 @@ _MEMORY: Final = 4.0  # seconds that say how the machine is shared
 # inference that asks whether somebody is alive want anything.
 _MOST, _SOME = 0.5, 0.03
 _GREED: Final = 2  # times as much as the others have: two alike that want all of it have now one, now the other more
+_LATELY: Final = 1.0  # seconds that say whether the machine is wanted by several, each as much
+_EACH: Final = 0.3  # of that time: what each of them uses at least; 0.5 is all there is for two
+_HALF: Final = 0.5  # of the machine, that one beside another has
 
 _log: Final = logging.getLogger("tritext")
 
 
 class Share:
-    """How much of the machine is one's own, of late, and how much is others'."""
+    """How much of the machine is one's own, of late, and how much is others'; `memory` seconds are of late."""
 
-    def __init__(self) -> None:
-        self._held = self._waited = 0.0
+    def __init__(self, memory: float) -> None:
+        self._memory = memory
+        self._own = self._others = 0.0
         self._noted = time.monotonic()
 
-    def note(self, waited: float, held: float, now: float) -> None:
-        """A turn that ended `now` took `held` seconds, and was waited for for `waited`, while others had theirs."""
+    def note(self, own: float, others: float, now: float) -> None:
+        """Until `now` one had the machine for `own` more seconds, and others for `others`, that one knows of."""
         fade = self._fade(now)
-        self._held, self._waited, self._noted = self._held * fade + held, self._waited * fade + waited, now
+        self._own, self._others, self._noted = self._own * fade + own, self._others * fade + others, now
 
     def is_greedy(self, now: float) -> bool:
         """Whether most has been one's own for a while, and others want some."""
-        fade = self._fade(now)
-        mine, others = self._held * fade, self._waited * fade
-        return mine > max(_MOST * _MEMORY, _GREED * others) and others > _SOME * _MEMORY
+        own, others = self._shares(now)
+        return own > max(_MOST, _GREED * others) and others > _SOME
+
+    def is_even(self, now: float) -> bool:
+        """Whether both have been a good part of what there is."""
+        return min(self._shares(now)) > _EACH
+
+    def _shares(self, now: float) -> tuple[float, float]:
+        fade = self._fade(now) / self._memory
+        return self._own * fade, self._others * fade
 
     def _fade(self, now: float) -> float:
-        return math.exp((self._noted - now) / _MEMORY)
+        return math.exp((self._noted - now) / self._memory)
 
 
 class Turn:
-    """``with turn:`` around each engine call, in every process that uses the same cores."""
+    """``with turn:`` around each engine call, in every process that uses the same cores.
+
+    Or ``with turn.beside():`` around one on half of them, while others may have theirs.
+    """
 
     def __init__(self, folder: Path) -> None:
         # Those that are pinned to other cores are no rivals.
@@ -79,38 +96,63 @@ class Turn:
         prefix = f"tritext-{os.getuid()}-{cores}"
         self._call, self._next = (_Lock(folder / f"{prefix}-{name}") for name in ("call", "next"))
         self._lapsed_until = 0.0
-        self._mine = False
-        self._share = Share()
+        self._mine = self._has_company = False
+        self._share, self._lately = Share(_MEMORY), Share(_LATELY)
         self._asked = self._began = 0.0
 
     def is_greedy(self) -> bool:
         """Whether this encoder has most of the machine, while others want some of it."""
         return self._share.is_greedy(time.monotonic())
 
+    def is_even(self) -> bool:
+        """Whether this encoder and others want the machine, each as much, so that halves of it are worth more."""
+        return self._lately.is_even(time.monotonic())
+
+    @contextlib.contextmanager
+    def beside(self) -> Iterator[None]:
+        """A turn on half of the cores."""
+        self._begin(is_shared=True)
+        try:
+            yield
+        finally:
+            self._end(_HALF)
+
     def __enter__(self) -> Self:
+        self._begin(is_shared=False)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end(1.0)
+
+    def _begin(self, *, is_shared: bool) -> None:
         self._asked = self._began = time.monotonic()
         if self._asked < self._lapsed_until:
-            return self
+            return
         deadline = self._asked + _PATIENCE
         if self._next.take(deadline):
             try:
-                self._mine = self._call.take(deadline)
+                self._has_company = is_shared and not self._call.is_free()
+                self._mine = self._call.take(deadline, is_shared=is_shared)
             finally:
                 self._next.free()
         self._began = time.monotonic()
         if not self._mine:
             _log.warning("Another encoder has not ended its call for %g s; going on beside it.", _PATIENCE)
             self._lapsed_until = time.monotonic() + _LAPSE
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._mine:
-            self._call.free()
-            self._mine = False
-            now = time.monotonic()
-            self._share.note(self._began - self._asked, now - self._began, now)
+    def _end(self, part: float) -> None:
+        """Of a turn on that `part` of the cores."""
+        if not self._mine:
+            return
+        self._call.free()
+        self._mine = False
+        now = time.monotonic()
+        own = part * (now - self._began)
+        others = self._began - self._asked + (own if self._has_company else 0.0)
+        for share in (self._share, self._lately):
+            share.note(own, others, now)
 
 
 class NoTurn:
@@ -119,6 +161,14 @@ class NoTurn:
     def is_greedy(self) -> bool:
         """Nobody else wants them."""
         return False
+
+    def is_even(self) -> bool:
+        """As before."""
+        return False
+
+    def beside(self) -> Self:
+        """There is nobody."""
+        return self
 
     def __enter__(self) -> Self:
         return self
@@ -142,7 +192,7 @@ def turn() -> Turn | NoTurn:
 
 
 class _Lock:
-    """The file `path`.lock, which one process has at a time; and a bell, a named pipe, that wakes who waits for it.
+    """The file `path`.lock, which one process has, or several share; and a bell, a named pipe, that wakes who waits.
 
     The kernel lets a process wait for the file, but for ever. Who looks again and again instead waits too long, or
     takes from the call that he waits for.
@@ -162,12 +212,18 @@ class _Lock:
         with self._listening():  # that this can be is to be known now, and not when a request waits
             pass
 
-    def take(self, deadline: float) -> bool:
+    def is_free(self) -> bool:
+        """Whether nobody has it. Not to be asked while another may be taking it: it is taken for that."""
+        if is_free := self._is_taken():
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+        return is_free
+
+    def take(self, deadline: float, *, is_shared: bool = False) -> bool:
         """Whether it was had by the `deadline`."""
-        if self._is_taken():
+        if self._is_taken(is_shared=is_shared):
             return True
         with self._listening():
-            while not self._is_taken():
+            while not self._is_taken(is_shared=is_shared):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
@@ -200,9 +256,9 @@ class _Lock:
         finally:
             self._ear.unregister(self._bell)
 
-    def _is_taken(self) -> bool:
+    def _is_taken(self, *, is_shared: bool = False) -> bool:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._file, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True

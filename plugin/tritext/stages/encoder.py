@@ -17,6 +17,7 @@ from tritext.deadlines import Deadlines
 from tritext.engines import engine_named
 from tritext.engines.base import Runner, RunnerOptions
 from tritext.engines.batching import Call, Layout, Texts
+from tritext.engines.half import Half, halved
 from tritext.engines.layouts import layout_from
 from tritext.engines.machine import streams, threads
 from tritext.engines.turns import NoTurn, turn
@@ -58,6 +59,7 @@ class EncoderStage:
         self._pool = ThreadPoolExecutor(self._streams)  # starts its threads when they are first needed
         self._turn = turn() if runner.uses_cores else NoTurn()
         self.uses_cores = runner.uses_cores
+        self.half: Half | None = None
         self.counts = zeros(TEXTS, TOKENS, COMPUTED_TOKENS, ENCODER_CALLS, REFUSED_EXPIRED)
         self.meter: Meter | None = None
         self.deadlines: Deadlines | None = None
@@ -81,6 +83,7 @@ class EncoderStage:
             except EngineError as error:
                 faults.append(f"{name}: {error}")
                 continue
+            stage.half = cls._half(settings, variant, folder)
             # Not before: nobody waits for a check.
             stage.meter, stage.deadlines = admission.meter(folder), admission.deadlines(folder)
             if faults:
@@ -89,19 +92,30 @@ class EncoderStage:
         raise EngineError(f"No engine of this model runs on this machine. {' '.join(faults)}")
 
     @classmethod
-    def of(cls, settings: EngineSettings, variant: Variant, folder: Path) -> Self:
-        """Make the stage that runs `variant`; EngineError where this machine cannot."""
+    def _half(cls, settings: EngineSettings, variant: Variant, folder: Path) -> Half | None:
+        """The engine of `variant` on half of the cores, which has to give the reference's answers too."""
+        options = halved(engine_named(variant.engine), _options(variant))
+        if options is None:
+            return None
+
+        def make() -> Runner:
+            stage = cls.of(settings, variant, folder, options)
+            stage.check(read_reference(folder, CHECK), variant.tolerance)
+            return stage._runner
+
+        return Half(make)
+
+    @classmethod
+    def of(cls, settings: EngineSettings, variant: Variant, folder: Path, options: RunnerOptions | None = None) -> Self:
+        """Make the stage that runs `variant`, with the machine's `options`; EngineError where this machine cannot."""
         engine = engine_named(variant.engine)
-        precision = next((known for known in engine.precisions if known == variant.precision), None)
-        if precision is None:
-            raise EngineError(f"Engine {engine.name} has no {variant.precision}.")
-        if lack := engine.lacks(precision):
+        options = options or _options(variant)
+        if lack := engine.lacks(options.precision):
             raise EngineError(f"It cannot run here: {lack}.")
         try:
             layout = layout_from(variant.layout)
         except (KeyError, TypeError, ValueError) as error:
             raise RepositoryError(f"{folder} has a layout that cannot be read. Build the model again.") from error
-        options = RunnerOptions(precision, threads(), streams(), variant.options)
         path = folder / variant.artefact
         of_its_own = sibling(folder, ENGINE_ROLE) / variant.artefact
         if of_its_own.exists():  # the engine is a model of its own
@@ -203,8 +217,9 @@ class EncoderStage:
         while some := list(islice(calls, self._streams)):
             arrays = [call.arrays for call in some]
             run = map if len(some) == 1 else self._pool.map
-            with self._turn:
-                outputs = list(run(self._runner.run, arrays))
+            half = self.half.runner() if self.half and self._turn.is_even() else None
+            with self._turn.beside() if half else self._turn:
+                outputs = list(run((half or self._runner).run, arrays))
             yield from zip(some, outputs, strict=True)
 
     def _overlapped(self, calls: Iterator[Call]) -> Iterator[tuple[Call, NDArray[np.float32]]]:
@@ -217,6 +232,15 @@ class EncoderStage:
                 yield done, output.result()
         for done, output in running:
             yield done, output.result()
+
+
+def _options(variant: Variant) -> RunnerOptions:
+    """How `variant` runs on this machine; EngineError where its engine knows no such precision."""
+    engine = engine_named(variant.engine)
+    precision = next((known for known in engine.precisions if known == variant.precision), None)
+    if precision is None:
+        raise EngineError(f"Engine {engine.name} has no {variant.precision}.")
+    return RunnerOptions(precision, threads(), streams(), variant.options)
 
 
 def _difference(expected: NDArray[np.float32], got: NDArray[np.float32] | None) -> float:
