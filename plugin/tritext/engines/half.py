@@ -27,7 +27,8 @@ class Half:
         """The engine; None while there is none yet, or if there cannot be one."""
         if self._made is None:
             self._made = Future()
-            Thread(target=self._run, args=(self._made,), name="half", daemon=True).start()
+            # Not a daemon: an engine that is being made when its process ends takes it down uncleanly.
+            Thread(target=self._run, args=(self._made,), name="half").start()
         return self._made.result() if self._made.done() else None
 
     def _run(self, made: "Future[Runner | None]") -> None:
