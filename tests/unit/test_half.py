@@ -136,7 +136,7 @@ def test_between_equals_it_answers_what_the_whole_answers(stage: EncoderStage, m
     monkeypatch.setattr(Turn, "beside", counted)
     expected = logits(stage)
     assert beside == 0
-    monkeypatch.setattr(Turn, "is_even", lambda _: True)
+    monkeypatch.setattr(Turn, "prefers_half", lambda _: True)
     np.testing.assert_allclose(logits(stage), expected, rtol=0, atol=1e-4)
     assert beside == 0  # the whole answered, for the half was not there yet
     assert stage.half is not None
@@ -151,7 +151,7 @@ def test_one_that_gives_other_answers_is_not_used(
     examples = read_reference(folder, CHECK)
     write_reference(folder, [replace(example, logits=example.logits + 10) for example in examples], CHECK)
     try:
-        monkeypatch.setattr(Turn, "is_even", lambda _: True)
+        monkeypatch.setattr(Turn, "prefers_half", lambda _: True)
         assert stage.half is not None
         assert when_made(stage.half) is None
         assert "It is wrong on this machine" in caplog.text
@@ -178,11 +178,11 @@ def test_two_that_are_busy_come_to_halve_the_machine(
     for thread in threads:
         thread.start()
     try:
-        wait_until(lambda: all(turn.is_even() for turn in turns))
+        wait_until(lambda: all(turn.prefers_half() for turn in turns))
         wait_until(lambda: all(stage.half is not None and stage.half.runner() is not None for stage in stages))
         stopping[1].set()
         threads[1].join()
-        wait_until(lambda: not turns[0].is_even())
+        wait_until(lambda: not turns[0].prefers_half())
     finally:
         for stop in stopping:
             stop.set()

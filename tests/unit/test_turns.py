@@ -180,6 +180,7 @@ def test_one_that_is_stopped_does_not_keep_the_others_waiting_for_ever(
     monkeypatch.setattr(turns, "_PATIENCE", 0.05)
     with turn:
         assert warnings(caplog) == 1
+    assert turn.prefers_half()  # on all cores it would fight with the others
     monkeypatch.setattr(turns, "_PATIENCE", 1e6)
     for _ in range(3):
         with turn:  # nor do they wait again, call after call
@@ -341,7 +342,7 @@ def test_a_half_knows_of_its_company(tmp_path: Path, start: Start) -> None:
         for _ in range(40):
             with turn.beside():
                 time.sleep(0.05)
-        assert turn.is_even() is company
+        assert turn.prefers_half() is company
         assert not turn.is_greedy()
 
 

@@ -14,7 +14,7 @@ Those that want all of it, each as much as the others, compute beside each other
 for the whole machine meanwhile gets its turn when all of them have ended their calls.
 
 The locks are files (flock): the kernel frees them when their owner dies. One that is stopped keeps them, so patience
-is limited, and then everybody goes on without turns for a while.
+is limited, and then everybody goes on without turns for a while, on half of the cores.
 """
 
 import contextlib
@@ -104,9 +104,14 @@ class Turn:
         """Whether this encoder has most of the machine, while others want some of it."""
         return self._share.is_greedy(time.monotonic())
 
-    def is_even(self) -> bool:
-        """Whether this encoder and others want the machine, each as much, so that halves of it are worth more."""
-        return self._lately.is_even(time.monotonic())
+    def prefers_half(self) -> bool:
+        """Whether this encoder and others want the machine, each as much, or go on without turns.
+
+        Calls on all cores that meet others take many times as long: whenever a thread waits for one that has no core,
+        it leaves its own to others for a millisecond or more.
+        """
+        now = time.monotonic()
+        return now < self._lapsed_until or self._lately.is_even(now)
 
     @contextlib.contextmanager
     def beside(self) -> Iterator[None]:
@@ -162,8 +167,8 @@ class NoTurn:
         """Nobody else wants them."""
         return False
 
-    def is_even(self) -> bool:
-        """As before."""
+    def prefers_half(self) -> bool:
+        """It has them all."""
         return False
 
     def beside(self) -> Self:

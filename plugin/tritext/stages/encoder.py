@@ -217,7 +217,7 @@ class EncoderStage:
         while some := list(islice(calls, self._streams)):
             arrays = [call.arrays for call in some]
             run = map if len(some) == 1 else self._pool.map
-            half = self.half.runner() if self.half and self._turn.is_even() else None
+            half = self.half.runner() if self.half and self._turn.prefers_half() else None
             with self._turn.beside() if half else self._turn:
                 outputs = list(run((half or self._runner).run, arrays))
             yield from zip(some, outputs, strict=True)
