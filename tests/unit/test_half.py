@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,28 @@ from building import JUDGED, quick_build
 from tritext.build.gate import Bounds
 from tritext.engines import engine_named
 from tritext.engines.base import Runner, RunnerOptions
+from tritext.engines.batching import Sorted
 from tritext.engines.half import Half, halved
 from tritext.engines.turns import TURNS, Turn
 from tritext.errors import EngineError
 from tritext.manifest import CHECK, read_reference, write_reference
+from tritext.settings import EngineSettings
 from tritext.stages.base import Request
 from tritext.stages.encoder import EncoderStage
 
 
 class Fake:
-    """An engine that computes nothing."""
+    """An engine that takes 20 ms for nothing."""
 
     uses_cores = True
 
+    def __init__(self) -> None:
+        self.calls = 0
+
     def run(self, arrays: Any) -> Any:
-        raise NotImplementedError
+        time.sleep(0.02)
+        self.calls += 1
+        return np.zeros((*arrays["input_ids"].shape, 2), dtype=np.float32)
 
 
 def when_made(half: Half) -> Runner | None:
@@ -160,26 +168,26 @@ def test_one_that_gives_other_answers_is_not_used(
         write_reference(folder, examples, CHECK)
 
 
-def test_two_that_are_busy_come_to_halve_the_machine(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_that_are_busy_come_to_halve_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they do in processes of their own; one that is alone again has all of it."""
     monkeypatch.setenv(TURNS, str(tmp_path))
-    monkeypatch.setattr("tritext.engines.half.usable_cores", lambda: 2)
-    stages = [EncoderStage.load(folder) for _ in range(2)]
+    settings = EngineSettings(("input_ids", "attention_mask"), 0, False, ())
+    stages = [EncoderStage(settings, Fake(), Sorted(64)) for _ in range(2)]
+    halves = [Fake(), Fake()]
+    for stage, fake in zip(stages, halves, strict=True):
+        stage.half = Half(partial(lambda each: each, fake))
     stopping = [threading.Event(), threading.Event()]
 
     def work(stage: EncoderStage, stop: threading.Event) -> None:
         while not stop.is_set():
-            stage.process([request(200, 120)])
+            stage.process([request(1, 8)])
 
     threads = [threading.Thread(target=work, args=each) for each in zip(stages, stopping, strict=True)]
     turns = [stage._turn for stage in stages]
     for thread in threads:
         thread.start()
     try:
-        wait_until(lambda: all(turn.prefers_half() for turn in turns))
-        wait_until(lambda: all(stage.half is not None and stage.half.runner() is not None for stage in stages))
+        wait_until(lambda: all(turn.prefers_half() for turn in turns) and all(half.calls > 20 for half in halves))
         stopping[1].set()
         threads[1].join()
         wait_until(lambda: not turns[0].prefers_half())
