@@ -3,8 +3,8 @@
     python -m benchmarks.reliability.overload .demo/repository spam
 
 First the capacity, with a few callers. Then seven floods of ten seconds at 20 times that rate: what is done for three
-seconds from two seconds after each on, over the same just before it and before the first. The machine's speed changes
-by itself, so each is measured beside a twin, a server of the same model that is never flooded and runs only for that.
+seconds from two seconds after each on, over the same just before it. The machine's speed changes by itself, so each is
+measured beside a twin, a server of the same model that is never flooded and runs only for that.
 Then a minute of it, requests of 32 texts of mixed lengths each, as the client sends them. Then 5,000 requests of one
 text at once, nine times, of which the one with the median p50 of refusals is told, and once more for the memory, since
 whoever looks at that takes time from all; and for comparison 5,000 calls at once of the cheapest that Triton has
@@ -224,18 +224,12 @@ def show(found: dict[str, Any]) -> None:
 
 
 def show_recoveries(found: Sequence[dict[str, float]], console: Console) -> None:
-    """What is done after a flood over what was done before it, and before the first."""
-    for title, first in (("before it", None), ("before the first", found[0])):
-        own, twins, both = [], [], []
-        for each in found:
-            start = first or each
-            own.append(each["after"] / start["before"])
-            twins.append(each["twin_after"] / start["twin_before"])
-            both.append(own[-1] / twins[-1])
-        console.print(
-            f"from two seconds after a flood on ÷ {title}: {_ratios(own)}; the twin, which had none: "
-            f"{_ratios(twins)}; over the twin's {_ratios(both)}"
-        )
+    """What is done after a flood over what was done before it, and over what the twin does right after that."""
+    own = _ratios([each["after"] / each["before"] for each in found])
+    twins = _ratios([each["twin_after"] / each["twin_before"] for each in found])
+    beside = _ratios([each["after"] / each["twin_after"] for each in found])
+    console.print(f"from two seconds after a flood on ÷ before it: {own}; the twin, which had none: {twins}")
+    console.print(f"from two seconds after a flood on ÷ the twin, right after that: {beside}")
 
 
 def _ratios(values: Sequence[float]) -> str:

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from threading import Thread
+from typing import Final
 
 from tritext.engines.base import Engine, Runner, RunnerOptions
 from tritext.engines.machine import usable_cores
 from tritext.errors import TritextError
 
-_log = logging.getLogger("tritext")
+_log: Final = logging.getLogger("tritext")
 
 
 class Half:
