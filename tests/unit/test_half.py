@@ -26,6 +26,7 @@ from tritext.manifest import CHECK, read_reference, write_reference
 from tritext.settings import EngineSettings
 from tritext.stages.base import Request
 from tritext.stages.encoder import EncoderStage
+from waiting import until
 
 
 class Fake:
@@ -187,18 +188,12 @@ def test_two_that_are_busy_come_to_halve_the_machine(tmp_path: Path, monkeypatch
     for thread in threads:
         thread.start()
     try:
-        wait_until(lambda: all(turn.prefers_half() for turn in turns) and all(half.calls > 20 for half in halves))
+        until(lambda: all(turn.prefers_half() for turn in turns) and all(half.calls > 20 for half in halves))
         stopping[1].set()
         threads[1].join()
-        wait_until(lambda: not turns[0].prefers_half())
+        until(lambda: not turns[0].prefers_half())
     finally:
         for stop in stopping:
             stop.set()
         for thread in threads:
             thread.join()
-
-
-def wait_until(what: Any) -> None:
-    """As long as a test may take."""
-    while not what():
-        time.sleep(0.01)

@@ -26,6 +26,8 @@ HOLDER = """
         print("mine", flush=True)
         sys.stdin.readline()
 """
+# The same on half of the cores.
+HALF = HOLDER.replace("Turn(folder):", "Turn(folder).beside():")
 # Twenty calls that take no processor's time, each with its begin and its end in a file that all write to.
 CALLER = """
     turn, log = Turn(folder), os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -91,8 +93,8 @@ def tell(process: "subprocess.Popen[str]") -> None:
     process.stdin.flush()
 
 
-def holder_of_the_turn(start: Start) -> "subprocess.Popen[str]":
-    process = start(HOLDER)
+def holder_of_the_turn(start: Start, script: str = HOLDER) -> "subprocess.Popen[str]":
+    process = start(script)
     says(process, "waiting")
     says(process, "mine")
     return process
@@ -135,10 +137,7 @@ def test_calls_never_overlap_and_everybody_gets_his_share(start: Start, tmp_path
 
 
 def test_halves_are_computed_beside_each_other_and_the_whole_alone(start: Start, tmp_path: Path) -> None:
-    halves = [start(HOLDER.replace("Turn(folder):", "Turn(folder).beside():")) for _ in range(2)]
-    for half in halves:
-        says(half, "waiting")
-        says(half, "mine")
+    halves = [holder_of_the_turn(start, HALF) for _ in range(2)]
     whole = start(HOLDER)
     says(whole, "waiting")
     call, behind = (next(tmp_path.glob(f"*-{name}.lock")) for name in ("call", "next"))
@@ -147,7 +146,7 @@ def test_halves_are_computed_beside_each_other_and_the_whole_alone(start: Start,
     tell(halves[0])
     assert halves[0].wait() == 0
     assert is_locked(behind), "it did not wait for the second half"
-    late = start(HOLDER.replace("Turn(folder):", "Turn(folder).beside():"))
+    late = start(HALF)
     says(late, "waiting")
     tell(halves[1])
     says(whole, "mine")  # though another half wants to go on
@@ -336,8 +335,7 @@ def test_those_that_want_all_each_as_much_are_even(others: float, own: float, is
 def test_a_half_knows_of_its_company(tmp_path: Path, start: Start) -> None:
     for company in (False, True):
         if company:
-            says(other := start(HOLDER.replace("Turn(folder):", "Turn(folder).beside():")), "waiting")
-            says(other, "mine")
+            holder_of_the_turn(start, HALF)
         turn = Turn(tmp_path)
         for _ in range(40):
             with turn.beside():
